@@ -1,0 +1,1 @@
+"""Text generation: models, engines and the switch between them. Knows no web and no documents."""

@@ -1,0 +1,85 @@
+"""The one tree of errors a user may see; each message is one sentence or two: the cause, then the remedy.
+
+    QuartetError
+    ├── InvalidRequest        a field of the request is wrong
+    ├── NotFound              what was named does not exist
+    ├── Conflict              it exists already, or something else is under way
+    ├── TooLarge              over a named limit
+    ├── Unauthorized          the token is missing or wrong
+    ├── StorageFull           the disk has no room
+    ├── Busy                  too much at once; carries retry_after
+    └── ModelError            about models and engines
+        ├── NoModelLoaded     nothing is there to answer
+        ├── ModelUnusable     this path or id cannot be served (no model, unsupported, damaged, too large)
+        ├── HubUnreachable    the hub did not answer
+        └── EngineFailed      the engine did not start, or was lost while it answered
+
+HTTP status codes are not known here: api/errors.py has their one table.
+"""
+
+from __future__ import annotations
+
+
+class QuartetError(Exception):
+    """Base of everything that may be shown to a user. `code` is stable and is what translations and clients key on."""
+
+    code = "error"
+
+    @property
+    def message(self) -> str:
+        """The sentence to show."""
+        return str(self)
+
+
+class InvalidRequest(QuartetError):
+    code = "invalid_request"
+
+
+class NotFound(QuartetError):
+    code = "not_found"
+
+
+class Conflict(QuartetError):
+    code = "conflict"
+
+
+class TooLarge(QuartetError):
+    code = "too_large"
+
+
+class Unauthorized(QuartetError):
+    code = "unauthorized"
+
+
+class StorageFull(QuartetError):
+    code = "storage_full"
+
+
+class Busy(QuartetError):
+    """`retry_after` is in seconds."""
+
+    code = "busy"
+
+    def __init__(self, message: str, retry_after: int = 5) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ModelError(QuartetError):
+    code = "model_error"
+
+
+class NoModelLoaded(ModelError):
+    code = "no_model"
+
+
+class ModelUnusable(ModelError):
+    code = "model_unusable"
+
+
+class HubUnreachable(ModelError):
+    code = "hub_unreachable"
+
+
+class EngineFailed(ModelError):
+    code = "engine_failed"
