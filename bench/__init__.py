@@ -1,0 +1,1 @@
+"""Each figure that README quotes, as a command."""
