@@ -1,0 +1,89 @@
+"""What the rag package hands to the page and the API. Frozen values; imports nothing heavy, knows no store and no model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from backends.types import SamplingParams, Usage
+
+FileState = Literal["uploaded", "parsing", "embedding", "searchable", "failed"]
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One file of a knowledge base. `name` is a label and nothing else; the bytes lie under `id`.
+
+    `size` is in bytes. `pages` is None until the file is read, and for formats that have no pages.
+    `passages` counts the passages made so far while embedding, and all of them when searchable.
+    `progress` is 0..1 within the state. `reason` is "" or one of encrypted, damaged, no_text, unsupported,
+    unsafe, too_slow, too_large, empty, internal; `error` is the sentence that goes with it. `created_at` is UTC, ISO 8601.
+    """
+
+    id: str
+    name: str
+    state: FileState
+    size: int
+    pages: int | None
+    passages: int
+    progress: float
+    reason: str
+    error: str
+    created_at: str
+
+    @property
+    def finished(self) -> bool:
+        """No further work will be done on this file."""
+        return self.state in ("searchable", "failed")
+
+
+@dataclass(frozen=True)
+class KnowledgeBase:
+    """A named collection of files. Both numbers count what is there, searchable or not."""
+
+    name: str
+    files: int
+    passages: int
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that was found. `score` is 0..1, higher is better; `page` counts from 1, None where there are no pages."""
+
+    passage_id: str
+    text: str
+    score: float
+    file: str
+    file_id: str
+    page: int | None
+    heading: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A passage that was put before the model; the answer cites it as `[number]`, counted from 1."""
+
+    number: int
+    hit: Hit
+
+
+@dataclass(frozen=True)
+class AnswerDelta:
+    """A piece of an answer. The first one of an answer from documents carries `sources` (maybe empty) and no text;
+    the last one carries `finish_reason` ("stop" | "length") and, where the engine counts, `usage`."""
+
+    text: str = ""
+    sources: tuple[Source, ...] | None = None
+    finish_reason: str | None = None
+    usage: Usage | None = None
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """One question. `history` holds earlier (question, answer) pairs, oldest first; `knowledge_base=""` is plain chat."""
+
+    prompt: str
+    history: tuple[tuple[str, str], ...] = ()
+    system_prompt: str = ""
+    params: SamplingParams = SamplingParams()
+    knowledge_base: str = ""
