@@ -1,8 +1,8 @@
-"""What the rag package hands to the page and the API. Frozen values; imports nothing heavy, knows no store and no model."""
+"""What the rag package hands to the page and the API. Frozen values; imports nothing heavy, knows no store."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from backends.types import SamplingParams, Usage
@@ -16,8 +16,8 @@ class FileRecord:
 
     `size` is in bytes. `pages` is None until the file is read, and for formats that have no pages.
     `passages` counts the passages made so far while embedding, and all of them when searchable.
-    `progress` is 0..1 within the state. `reason` is "" or one of encrypted, damaged, no_text, unsupported,
-    unsafe, too_slow, too_large, empty, internal; `error` is the sentence that goes with it. `created_at` is UTC, ISO 8601.
+    `progress` is 0..1 within the state. `reason` is "" or one of encrypted, damaged, no_text, unsupported, unsafe,
+    too_slow, too_large, empty, internal; `error` is the sentence that goes with it. `created_at` is UTC, ISO 8601.
     """
 
     id: str
@@ -48,7 +48,7 @@ class KnowledgeBase:
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that was found. `score` is 0..1, higher is better; `page` counts from 1, None where there are no pages."""
+    """A passage that was found. `score` is 0..1, higher is better; `page` counts from 1, None without pages."""
 
     passage_id: str
     text: str
@@ -80,10 +80,10 @@ class AnswerDelta:
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question. `history` holds earlier (question, answer) pairs, oldest first; `knowledge_base=""` is plain chat."""
+    """One question. `history` holds earlier (question, answer) pairs, oldest first. No `knowledge_base`: plain chat."""
 
     prompt: str
     history: tuple[tuple[str, str], ...] = ()
     system_prompt: str = ""
-    params: SamplingParams = SamplingParams()
+    params: SamplingParams = field(default_factory=SamplingParams)
     knowledge_base: str = ""
