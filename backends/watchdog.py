@@ -1,8 +1,8 @@
-"""The parent of every engine: starts it, keeps its log small, ends all of it when the app is gone. Standard library only.
+"""The parent of every engine: starts it, keeps its log small, ends it when the app is gone. Standard library only.
 
 Run as a script. Standard input: one line of JSON {"command", "env", "log", "log_bytes"}, later perhaps a number (seconds
-of grace: "stop now"); the end of the input means that the app is gone. Standard output: "pid N", or "error SENTENCE" when
-the command cannot be started, and at the end "exit CODE" (negative: a signal).
+of grace: "stop now"); the end of the input means that the app is gone. Standard output: "pid N", or "error SENTENCE"
+when the command cannot be started, and at the end "exit CODE" (negative: a signal).
 """
 
 from __future__ import annotations
@@ -124,7 +124,9 @@ def _pump(output: int, log: BoundedLog) -> bool:
 
 def main() -> int:
     # Unbuffered: what follows the first line stays in the pipe for select().
-    order = json.loads(open(0, "rb", buffering=0, closefd=False).readline())
+    with open(0, "rb", buffering=0, closefd=False) as orders:
+        order = json.loads(orders.readline())
+    log = BoundedLog(Path(order["log"]), order["log_bytes"])
     wake, wake_writer = os.pipe()
     os.set_blocking(wake_writer, False)
     signal.set_wakeup_fd(wake_writer)
