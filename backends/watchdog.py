@@ -1,6 +1,6 @@
 """The parent of every engine: starts it, keeps its log small, ends it when the app is gone. Standard library only.
 
-Run as a script. Standard input: one line of JSON {"command", "env", "log", "log_bytes"}, later perhaps a number (seconds
+Run as a script. Standard input: one line of JSON {"command", "env", "log", "log_bytes"}, then perhaps a number (seconds
 of grace: "stop now"); the end of the input means that the app is gone. Standard output: "pid N", or "error SENTENCE"
 when the command cannot be started, and at the end "exit CODE" (negative: a signal).
 """
