@@ -1,0 +1,97 @@
+"""Small pieces of HTML for Markdown components, built from values; every value is escaped here and nowhere else.
+
+Gradio sanitises the result once more in the browser. One piece is one line: inside HTML without blank lines nothing
+is taken as Markdown.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable
+
+from backends.types import Progress
+from rag.types import FileRecord, Source
+from webui.texts import Texts
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>$:])")
+
+
+def escape(value: object) -> str:
+    """A value as text of HTML: no tag, no attribute end, no Markdown, no line end."""
+    text = html.escape(str(value), quote=True)
+    text = _MARKDOWN.sub(lambda found: f"&#{ord(found[1])};", text)
+    return "<br>".join(text.splitlines())
+
+
+def _label(value: object) -> str:
+    # A name is one line, however many were put into it.
+    return escape(" ".join(str(value).split()))
+
+
+def bar(fraction: float | None) -> str:
+    """A progress bar; None is a bar that only shows that something happens."""
+    if fraction is None:
+        return "<progress></progress>"
+    return f'<progress max="100" value="{_percent(fraction)}"></progress>'
+
+
+def _percent(fraction: float) -> int:
+    return round(100 * min(1.0, max(0.0, fraction)))
+
+
+def files(records: Iterable[FileRecord], texts: Texts) -> str:
+    """One row per document: name, and how far it is or what came of it."""
+    rows = "".join(_file(record, texts) for record in records)
+    return f'<div class="q-files">{rows}</div>' if rows else f'<div class="q-quiet">{escape(texts.no_files)}</div>'
+
+
+def _file(record: FileRecord, texts: Texts) -> str:
+    name = f'<span class="q-file-name">{_label(record.name)}</span>'
+    if record.state in ("searchable", "failed"):
+        return f'<div class="q-file q-{record.state}">{name}<span class="q-file-result">{escape(result(record, texts))}</span></div>'
+    word = {"parsing": texts.parsing, "embedding": texts.embedding}.get(record.state, texts.uploaded)
+    waiting = record.state == "uploaded"
+    percent = "" if waiting else f" {_percent(record.progress)}%"
+    progress = "" if waiting else bar(record.progress)
+    return f'<div class="q-file q-working">{name}<span class="q-file-result">{escape(word)}{percent}</span>{progress}</div>'
+
+
+def result(record: FileRecord, texts: Texts) -> str:
+    """What came of a finished document, as plain text: "12 pages, 48 passages, searchable" or "failed: why"."""
+    if record.state == "failed":
+        return f"{texts.failed}: {texts.reason(record.reason) or record.error or record.reason}"
+    parts = [_count(record.pages, texts.pages_one, texts.pages_many)] if record.pages else []
+    parts += [_count(record.passages, texts.passages_one, texts.passages_many), texts.searchable]
+    return ", ".join(parts)
+
+
+def _count(n: int, one: str, many: str) -> str:
+    return one if n == 1 else many.format(n=n)
+
+
+def sources(found: tuple[Source, ...], texts: Texts) -> str:
+    """The sources under an answer: number, file, page and score, each opening its passage."""
+    if not found:
+        return f'<div class="q-sources q-quiet">{escape(texts.no_sources)}</div>'
+    return f'<div class="q-sources"><div class="q-sources-title">{escape(texts.sources)}</div>{"".join(_source(s, texts) for s in found)}</div>'
+
+
+def _source(source: Source, texts: Texts) -> str:
+    hit = source.hit
+    page = "" if hit.page is None else f'<span class="q-page">{escape(texts.page.format(page=hit.page))}</span>'
+    heading = f'<div class="q-heading">{_label(hit.heading)}</div>' if hit.heading else ""
+    score = escape(texts.score.format(score=_percent(hit.score)))
+    return (
+        f'<details class="q-source"><summary><span class="q-number">{source.number}</span>'
+        f'<span class="q-file-name">{_label(hit.file)}</span>{page}<span class="q-score">{score}</span></summary>'
+        f'<div class="q-passage">{heading}{escape(hit.text)}</div></details>'
+    )
+
+
+def progress(step: Progress, texts: Texts) -> str:
+    """A stage of a long job with its bar."""
+    fraction = step.done / step.total if step.total > 0 else None
+    percent = "" if fraction is None else f" {_percent(fraction)}%"
+    note = f'<span class="q-quiet">{_label(step.note)}</span>' if step.note else ""
+    return f'<div class="q-progress"><span>{escape(texts.stage(step.stage))}{percent}</span>{bar(fraction)}{note}</div>'

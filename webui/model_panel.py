@@ -1,0 +1,162 @@
+"""The model panel: what is in service, how far a load is, and loading another model; knows no engine."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+
+from backends.catalog import CATALOG, STARTER, CatalogEntry
+from backends.errors import QuartetError
+from backends.hardware import memory_free
+from backends.models import ModelSpec
+from webui import markup
+from webui.texts import Texts
+
+if TYPE_CHECKING:
+    from backends.models import ModelManager, ModelStatus
+
+log = logging.getLogger(__name__)
+
+MODEL_TYPES = ("qwen", "llama", "chatglm", "baichuan")
+BACKENDS = ("auto", "transformers", "vllm")
+GIB = 1024**3
+BUSY_SECONDS, QUIET_SECONDS = 0.7, 3.0
+
+
+@dataclass(frozen=True)
+class ModelPanel:
+    """The components that follow the state of the model: see `follow`."""
+
+    status: gr.Markdown
+    log: gr.Textbox
+    load: gr.Button
+    unload: gr.Button
+    timer: gr.Timer
+
+
+def status_card(status: ModelStatus, texts: Texts) -> str:
+    """The state in words: the model in service, what is being loaded and how far, and the error of the last load."""
+    lines: list[str] = []
+    if status.name:
+        facts = [status.family.capitalize(), status.backend]
+        if status.context_length:
+            facts.append(texts.context.format(n=f"{status.context_length:,}"))
+        if status.in_flight:
+            facts.append(texts.in_flight.format(n=status.in_flight))
+        about = " · ".join(fact for fact in facts if fact)
+        restarting = status.state == "restarting"
+        word = texts.state_restarting if restarting else texts.state_ready
+        lines.append(_line("wait" if restarting else "ready", word, status.name, about))
+    elif status.state != "loading":
+        lines.append(_line("empty", texts.state_empty, "", texts.state_empty_note))
+    if status.state == "loading":
+        meanwhile = texts.in_service_meanwhile.format(name=status.name) if status.name else ""
+        lines.append(_line("wait", texts.state_loading, status.loading, meanwhile))
+    if status.progress is not None and status.state in ("loading", "restarting"):
+        lines.append(markup.progress(status.progress, texts))
+    if status.error:
+        lines.append(f'<div class="q-error">{markup.escape(status.error)}</div>')
+    return f'<div class="q-card">{"".join(lines)}</div>'
+
+
+def _line(kind: str, word: str, name: str, about: str) -> str:
+    name_html = f'<div class="q-model">{markup.escape(name)}</div>' if name else ""
+    about_html = f'<div class="q-quiet">{markup.escape(about)}</div>' if about else ""
+    return f'<div class="q-state q-state-{kind}">{markup.escape(word)}</div>{name_html}{about_html}'
+
+
+def memory_line(entry: CatalogEntry | None, free: int, texts: Texts) -> str:
+    """What a model needs beside what is free; `free` in bytes."""
+    if entry is None:
+        return f'<div class="q-quiet">{markup.escape(texts.memory_free.format(free=free / GIB))}</div>'
+    fits = entry.memory_gib * GIB <= free
+    text = (texts.memory if fits else texts.memory_short).format(need=entry.memory_gib, free=free / GIB)
+    return f'<div class="{"q-quiet" if fits else "q-error"}">{markup.escape(text)}</div>'
+
+
+def _entry(hub_id: str) -> CatalogEntry | None:
+    return next((entry for entry in CATALOG if entry.hub_id == hub_id), None)
+
+
+def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
+    """The panel and its own events; whoever builds the page wires the timer to `follow`."""
+    gr.Markdown(f"#### {texts.model_panel}", elem_classes="q-panel-title")
+    status = gr.Markdown(status_card(models.status, texts), elem_id="model-status")
+    menu = gr.Dropdown(
+        [(f"{entry.family.capitalize()} · {entry.label}", entry.hub_id) for entry in CATALOG], value=None,
+        label=texts.menu, elem_id="model-menu",
+    )  # fmt: skip
+    path = gr.Textbox(
+        label=texts.model_path, placeholder=texts.model_path_placeholder, max_lines=1, max_length=4_096,
+        elem_id="model-path",
+    )  # fmt: skip
+    memory = gr.Markdown(elem_id="model-memory")
+    with gr.Accordion(texts.options, open=False, elem_id="model-options"):
+        kind = gr.Dropdown([(texts.recognised, ""), *((k, k) for k in MODEL_TYPES)], value="", label=texts.model_type,
+                           info=texts.model_type_info)  # fmt: skip
+        backend = gr.Dropdown(list(BACKENDS), value="auto", label=texts.backend)
+    with gr.Row():
+        load = gr.Button(texts.load, variant="primary", min_width=80, elem_id="model-load")
+        unload = gr.Button(texts.unload, min_width=80, interactive=False, elem_id="model-unload")
+    with gr.Accordion(texts.log, open=False, elem_id="model-log"):
+        engine_log = gr.Textbox(show_label=False, label=texts.log, lines=6, max_lines=14, interactive=False,
+                                placeholder=texts.no_log, elem_classes="q-log")  # fmt: skip
+    timer = gr.Timer(QUIET_SECONDS)
+
+    async def choose(hub_id: str | None) -> tuple[Any, str]:
+        free = await asyncio.to_thread(memory_free)
+        return hub_id or gr.skip(), memory_line(_entry(hub_id or ""), free, texts)
+
+    async def start(model_path: str | None, model_type: str | None, backend_name: str | None) -> tuple[str, Any]:
+        if not model_path or not model_path.strip():
+            gr.Warning(texts.no_path, title="")
+            return gr.skip(), gr.skip()
+        return _start(models, ModelSpec(model_path.strip(), model_type or "", backend_name or "auto"), texts)
+
+    async def stop() -> tuple[str, Any]:
+        try:
+            await models.unload()
+        except QuartetError as error:
+            gr.Warning(texts.error(error.code, error.message), title="")
+        return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
+
+    quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    menu.input(choose, menu, [path, memory], **quick)
+    load.click(start, [path, kind, backend], [status, timer], concurrency_id="models", concurrency_limit=4, **quick)
+    path.submit(start, [path, kind, backend], [status, timer], concurrency_id="models", **quick)
+    unload.click(stop, None, [status, timer], concurrency_id="models", **quick)
+    return ModelPanel(status, engine_log, load, unload, timer)
+
+
+def _start(models: ModelManager, spec: ModelSpec, texts: Texts) -> tuple[str, Any]:
+    try:
+        models.start_loading(spec)
+    except QuartetError as error:
+        gr.Warning(texts.error(error.code, error.message), title="")
+    return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
+
+
+def starter_loader(models: ModelManager, texts: Texts) -> Callable[[], Any]:
+    """The handler of the button that loads the starter model; outputs are the panel's status and timer."""
+
+    async def load_starter() -> tuple[str, Any]:
+        return _start(models, ModelSpec(STARTER.hub_id), texts)
+
+    return load_starter
+
+
+def follow(status: ModelStatus, texts: Texts) -> Sequence[Any]:
+    """Updates of status, log, Load, Unload and the timer's pace for this state."""
+    busy = status.state in ("loading", "restarting")
+    return (
+        status_card(status, texts),
+        "\n".join(status.log_tail),
+        gr.update(interactive=status.state != "loading"),
+        gr.update(interactive=bool(status.name)),
+        gr.Timer(BUSY_SECONDS if busy or status.in_flight else QUIET_SECONDS),
+    )
