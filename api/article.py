@@ -1,0 +1,186 @@
+"""The article's HTTP call, `POST /`. Translates between the wire and ChatService, and does no work of its own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse, PlainTextResponse
+from starlette.types import Receive, Scope, Send
+
+from api import live
+from api.article_request import ArticleCall, parse
+from api.errors import shape, unexpected
+from backends.errors import InvalidRequest, NotFound, QuartetError
+from backends.types import Usage
+from rag.types import AnswerDelta, ChatRequest, Source
+
+if TYPE_CHECKING:
+    from backends.models import ModelManager
+    from rag.chain import ChatService
+    from rag.knowledge import KnowledgeService
+
+TEXT = "text/plain; charset=utf-8"
+SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "required": ["prompt"],
+                    "properties": {
+                        "prompt": {"type": "string"},
+                        "system_prompt": {"type": "string"},
+                        "history": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+                        "max_new_tokens": {"type": "integer", "minimum": 1},
+                        "temperature": {"type": "number", "minimum": 0},
+                        "top_k": {"type": "integer", "minimum": 0},
+                        "top_p": {"type": "number", "minimum": 0, "maximum": 1},
+                        "repetition_penalty": {"type": "number"},
+                        "do_sample": {"type": "boolean"},
+                        "seed": {"type": "integer"},
+                        "stop": {"type": "array", "items": {"type": "string"}},
+                        "use_stream_chat": {"type": "boolean", "default": False},
+                        "langchain": {"type": "boolean", "default": False},
+                        "knowledge_base": {"type": "string"},
+                    },
+                }
+            },
+            "text/plain": {"schema": {"type": "string"}},
+        },
+    }
+}
+
+
+@dataclass
+class Answer:
+    """An answer as far as it is known."""
+
+    call: ArticleCall
+    text: str = ""
+    sources: tuple[Source, ...] = ()
+    usage: Usage | None = None
+
+    def add(self, delta: AnswerDelta) -> None:
+        self.text += delta.text
+        self.sources = delta.sources if delta.sources is not None else self.sources
+        self.usage = delta.usage or self.usage
+
+    def so_far(self) -> dict[str, Any]:
+        """What every object of the stream has."""
+        turns = [list(turn) for turn in self.call.history]
+        return {"response": self.text, "history": [*turns, [self.call.prompt, self.text]]}
+
+    def complete(self) -> dict[str, Any]:
+        """The whole answer; `usage` is null where the engine does not count."""
+        usage = self.usage and {
+            "prompt_tokens": self.usage.prompt_tokens,
+            "completion_tokens": self.usage.completion_tokens,
+            "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
+        }
+        return {**self.so_far(), "usage": usage, "sources": [source_json(source) for source in self.sources]}
+
+
+def source_json(source: Source) -> dict[str, Any]:
+    """A source on the wire; `score` is 0..1, higher is better."""
+    hit = source.hit
+    return {
+        "number": source.number,
+        "file": hit.file,
+        "page": hit.page,
+        "heading": hit.heading,
+        "score": round(hit.score, 4),
+        "text": hit.text,
+        "passage_id": hit.passage_id,
+        "file_id": hit.file_id,
+    }
+
+
+def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService) -> APIRouter:
+    """The route `POST /`."""
+    routes = APIRouter(tags=["chat"])
+
+    @routes.post("/", openapi_extra=SCHEMA, summary="Ask, with a text or a JSON body")
+    async def ask(request: Request) -> Response:
+        """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
+        `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
+        last one carries `usage` and `sources`. `langchain` answers from the documents of `knowledge_base`."""
+        call = parse(await request.body(), request.headers.get("content-type", ""))
+        if call.model and call.model != models.status.name:
+            raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
+        base = await _base(call, knowledge)
+        question = ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base)
+
+        async def work(scope: Scope, receive: Receive, send: Send) -> None:
+            async with aclosing(chat.stream(question)) as deltas:
+                if call.stream:
+                    await _stream(Answer(call), deltas, send)
+                else:
+                    await (await _whole(Answer(call), deltas))(scope, receive, send)
+
+        return live.LiveResponse(work)
+
+    return routes
+
+
+async def _base(call: ArticleCall, knowledge: KnowledgeService) -> str:
+    """The knowledge base to answer from, "" for none: the one named, else the only one, else the one named default."""
+    if not call.grounded or call.knowledge_base:
+        return call.knowledge_base if call.grounded else ""
+    names = [base.name for base in await knowledge.list()]
+    if len(names) == 1:
+        return names[0]
+    if "default" in names:
+        return "default"
+    if not names:
+        raise InvalidRequest("There is no knowledge base yet: make one and add files to it, then ask again.")
+    raise InvalidRequest(f"Say which knowledge base to ask, in the field 'knowledge_base': {', '.join(names)}.")
+
+
+async def _whole(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None]) -> Response:
+    async for delta in deltas:
+        answer.add(delta)
+    if answer.call.bare:
+        return PlainTextResponse(answer.text)
+    return JSONResponse(answer.complete())
+
+
+async def _stream(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None], send: Send) -> None:
+    """Nothing is sent before the first delta is there, so a question that cannot be served gets its status."""
+    answer.add(await anext(deltas))
+    await live.start(send, TEXT)
+    try:
+        if answer.text:
+            await _write(answer, answer.text, send)
+        async for delta in deltas:
+            answer.add(delta)
+            if delta.text:
+                await _write(answer, delta.text, send)
+    except QuartetError as error:
+        await _fail(answer, shape(error.code, error.message), send)
+    except Exception as error:  # noqa: BLE001  the status line is out already: the stream itself has to say it
+        await _fail(answer, unexpected(error), send)
+    else:
+        if not answer.call.bare:
+            await live.write(send, _packed(answer.complete()))
+        await live.finish(send)
+
+
+async def _write(answer: Answer, new: str, send: Send) -> None:
+    await live.write(send, new.encode() if answer.call.bare else _packed(answer.so_far()))
+
+
+async def _fail(answer: Answer, error: dict[str, dict[str, str]], send: Send) -> None:
+    """Bare text has no place for an error: leaving the response unfinished tells the client that it was cut off."""
+    if not answer.call.bare:
+        await live.write(send, _packed({**answer.so_far(), **error}))
+        await live.finish(send)
+
+
+def _packed(value: dict[str, Any]) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode() + b"\0"

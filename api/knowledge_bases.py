@@ -1,0 +1,127 @@
+"""The routes under `/api/knowledge-bases`. They translate; the work is KnowledgeService's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from pydantic import BaseModel, Field
+
+from api.uploads import received
+from backends.errors import QuartetError, StorageFull
+from rag.types import FileRecord, Hit, KnowledgeBase
+
+if TYPE_CHECKING:
+    from rag.knowledge import KnowledgeService
+
+FILES_FIELD = "files"
+UPLOAD_SCHEMA: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": [FILES_FIELD],
+                    "properties": {FILES_FIELD: {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                }
+            }
+        },
+    }
+}
+
+
+class NewKnowledgeBase(BaseModel):
+    """`name` may be any text in any language."""
+
+    name: str
+
+
+class Search(BaseModel):
+    """`top_k` is how many passages at most."""
+
+    query: str
+    top_k: Annotated[int, Field(ge=1, le=100)] = 4
+
+
+@dataclass(frozen=True)
+class Hits:
+    """What was found, best first."""
+
+    hits: list[Hit]
+
+
+def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
+    """All routes under `/api/knowledge-bases`."""
+    routes = APIRouter(prefix="/api/knowledge-bases", tags=["knowledge bases"])
+
+    @routes.get("", summary="All knowledge bases")
+    async def list_bases() -> list[KnowledgeBase]:
+        return await knowledge.list()
+
+    @routes.post("", status_code=201, summary="Make a knowledge base")
+    async def create_base(body: NewKnowledgeBase) -> KnowledgeBase:
+        return await knowledge.create(body.name)
+
+    @routes.delete("/{name}", status_code=204, summary="Delete a knowledge base and all its files")
+    async def delete_base(name: str) -> None:
+        await knowledge.delete(name)
+
+    @routes.get("/{name}/files", summary="The files of a knowledge base")
+    async def list_files(name: str) -> list[FileRecord]:
+        return await knowledge.files(name)
+
+    @routes.post(
+        "/{name}/files",
+        summary="Add files",
+        openapi_extra=UPLOAD_SCHEMA,
+        responses={202: {"description": "Taken; they are being read", "model": list[FileRecord]}},
+    )
+    async def add_files(name: str, request: Request, wait: bool = False) -> Response:
+        """Multipart field `files`, one or many. Answers 202 when the files are stored and queued, or with `wait` 200
+        when each is searchable or failed. A file that could not even be stored comes back as failed, without an id."""
+        await knowledge.files(name)  # an unknown name is said before the bytes are sent
+        async with received(request, FILES_FIELD, upload_folder) as uploads:
+            records = [await _add(knowledge, name, upload.name, upload.path) for upload in uploads]
+        if wait:
+            stored = await knowledge.wait(name, [record.id for record in records if record.id])
+            finished = {record.id: record for record in stored}
+            records = [finished.get(record.id, record) for record in records]
+        return JSONResponse([asdict(record) for record in records], 200 if wait else 202)
+
+    @routes.get("/{name}/files/{file_id}", summary="One file")
+    async def get_file(name: str, file_id: str) -> FileRecord:
+        return await knowledge.file(name, file_id)
+
+    @routes.delete("/{name}/files/{file_id}", status_code=204, summary="Delete a file")
+    async def delete_file(name: str, file_id: str) -> None:
+        await knowledge.delete_file(name, file_id)
+
+    @routes.get("/{name}/files/{file_id}/content", summary="The original file", response_class=FileResponse)
+    async def content(name: str, file_id: str) -> Response:
+        """Always a download, never shown: a document may be a page with a script in it."""
+        path, label = await knowledge.content(name, file_id)
+        headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
+        return FileResponse(path, media_type="application/octet-stream", filename=label or "file", headers=headers)
+
+    @routes.post("/{name}/search", summary="Search")
+    async def search(name: str, body: Search) -> Hits:
+        """Scores are 0..1, higher is better."""
+        return Hits(await knowledge.search(name, body.query, body.top_k))
+
+    return routes
+
+
+async def _add(knowledge: KnowledgeService, base: str, name: str, path: Path) -> FileRecord:
+    """Add one file; what is wrong with it becomes its record, so that one bad file does not lose the others."""
+    try:
+        return await knowledge.add_file(base, name, path)
+    except StorageFull:
+        raise
+    except QuartetError as error:
+        size = path.stat().st_size
+        reason = getattr(error, "reason", error.code)
+        return FileRecord("", name, "failed", size, None, 0, 0.0, str(reason), error.message, "")

@@ -1,0 +1,113 @@
+"""How large and how slow a request body may be, counted while it arrives, for every route and the mounted page."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from api.errors import shape
+
+MEBIBYTE = 1024 * 1024
+PATIENCE = 30.0  # seconds without a byte, and the grace before the average rate counts
+SLOWEST = 16 * 1024  # bytes per second, on average
+LINGER = 5.0  # seconds in which the rest of a refused body is read and thrown away, so that the client reads our answer
+
+
+class _Refused(Exception):  # noqa: N818  never leaves this module
+    """The body is over a limit."""
+
+
+class BodyLimits:
+    """ASGI middleware: answers 413 to a body over `limit_of(path)` bytes and 408 to one that only trickles in."""
+
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int]) -> None:
+        self.app = app
+        self.limit_of = limit_of
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        await _Body(self.limit_of(scope["path"]), receive, send).serve(self.app, scope)
+
+
+class _Body:
+    """One request body on its way in."""
+
+    def __init__(self, limit: int, receive: Receive, send: Send) -> None:
+        self.limit = limit
+        self.receive = receive
+        self.send = send
+        self.received = 0
+        self.complete = False
+        self.began = time.monotonic()
+        self.refusal: JSONResponse | None = None
+        self.answered = False
+
+    async def serve(self, app: ASGIApp, scope: Scope) -> None:
+        declared = Headers(scope=scope).get("content-length", "0")
+        if not declared.isdecimal() or len(declared) > 18 or int(declared) > self.limit:
+            self.refusal = self._too_large()
+        else:
+            try:
+                await app(scope, self.counted, self.watched)
+            except Exception:
+                # What the app makes of a body that was cut off is not of interest.
+                if self.refusal is None or self.answered:
+                    raise
+        if self.refusal is not None and not self.answered:
+            await self._refuse(scope, self.refusal)
+
+    async def counted(self) -> Message:
+        """The app's receive."""
+        if self.complete:
+            return await self.receive()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                message = await self.receive()
+        except TimeoutError:
+            self.refusal = self._too_slow()
+            raise _Refused from None
+        if message["type"] == "http.request":
+            self.received += len(message.get("body", b""))
+            self.complete = not message.get("more_body", False)
+            if self.received > self.limit:
+                self.refusal = self._too_large()
+                raise _Refused
+            if time.monotonic() - self.began > PATIENCE + self.received / SLOWEST and not self.complete:
+                self.refusal = self._too_slow()
+                raise _Refused
+        return message
+
+    async def watched(self, message: Message) -> None:
+        """The app's send; an answer to a body that was cut off is dropped, ours takes its place."""
+        if self.refusal is not None and not self.answered:
+            return
+        self.answered = True
+        await self.send(message)
+
+    async def _refuse(self, scope: Scope, refusal: JSONResponse) -> None:
+        headers = [*refusal.raw_headers, (b"connection", b"close")]
+        await self.send({"type": "http.response.start", "status": refusal.status_code, "headers": headers})
+        await self.send({"type": "http.response.body", "body": bytes(refusal.body), "more_body": True})
+        # Closing with unread bytes resets the connection, and the client would lose the answer it just got.
+        try:
+            async with asyncio.timeout(LINGER):
+                while not self.complete:
+                    message = await self.receive()
+                    self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)
+        except TimeoutError:
+            pass
+        await self.send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    def _too_large(self) -> JSONResponse:
+        size = f"{self.limit // MEBIBYTE} MiB" if self.limit >= MEBIBYTE else f"{self.limit} bytes"
+        return JSONResponse(shape("too_large", f"The request is over the limit of {size}: send less at once."), 413)
+
+    def _too_slow(self) -> JSONResponse:
+        return JSONResponse(shape("too_slow", "The request arrived too slowly and was given up: send it again."), 408)

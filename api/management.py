@@ -1,0 +1,135 @@
+"""`/api/status` and the routes under `/api/models`. They translate; the work is ModelManager's."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import psutil
+from fastapi import APIRouter
+from pydantic import BaseModel, ConfigDict
+from starlette.types import Receive, Scope, Send
+
+from api import live
+from api.errors import shape, unexpected
+from backends.catalog import CATALOG, CatalogEntry
+from backends.errors import InvalidRequest, QuartetError
+from backends.models import ModelSpec, ModelStatus
+from rag.types import KnowledgeBase
+
+if TYPE_CHECKING:
+    from backends.models import ModelManager
+    from rag.knowledge import KnowledgeService
+
+EVENTS = "text/event-stream; charset=utf-8"
+
+
+class LoadModel(BaseModel):
+    """`model_path` is a folder of the server or a hub id such as `Qwen/Qwen3-0.6B`; the rest is found out if left out."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_path: str
+    model_type: str = ""
+    backend: Literal["auto", "vllm", "transformers", "openai", "quote"] = "auto"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Main memory of the server, in bytes."""
+
+    total: int
+    available: int
+
+
+@dataclass(frozen=True)
+class Status:
+    """`model` is the model in service and the state of the newest load; `queue` counts the answers being made."""
+
+    version: str
+    model: ModelStatus
+    queue: int
+    memory: Memory
+    knowledge_bases: list[KnowledgeBase]
+
+
+@dataclass(frozen=True)
+class Menu:
+    """The models on offer, and the one in service."""
+
+    catalog: list[CatalogEntry]
+    model: ModelStatus
+
+
+def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> APIRouter:
+    """`/api/status` and everything under `/api/models`."""
+    routes = APIRouter(prefix="/api")
+    loads: set[asyncio.Task[ModelStatus]] = set()
+
+    def load_apart(spec: ModelSpec) -> asyncio.Task[ModelStatus]:
+        """Load in a task of its own: a client that leaves does not stop what an operator began."""
+        task = asyncio.create_task(models.load(spec))
+        loads.add(task)
+        task.add_done_callback(loads.discard)
+        return task
+
+    @routes.get("/status", tags=["service"], summary="Version, model, queue, memory and knowledge bases")
+    async def status() -> Status:
+        memory = psutil.virtual_memory()
+        now = models.status
+        bases = await knowledge.list()
+        return Status(version, now, now.in_flight, Memory(memory.total, memory.available), bases)
+
+    @routes.get("/models", tags=["models"], summary="The models on offer")
+    async def menu() -> Menu:
+        return Menu(list(CATALOG), models.status)
+
+    @routes.post("/models/load", tags=["models"], summary="Load a model", response_model=ModelStatus)
+    async def load(body: LoadModel, stream: bool = False) -> Any:
+        """Answers when the model is ready, or with the reason why it cannot be. With `stream` the answer is a
+        `text/event-stream`: events `progress`, then one `ready` or `failed`, each with the status or error as JSON."""
+        if not body.model_path.strip():
+            raise InvalidRequest("model_path is empty: name a folder of the server or a hub id.")
+        spec = ModelSpec(body.model_path.strip(), body.model_type, body.backend)
+        if not stream:
+            return await asyncio.shield(load_apart(spec))
+
+        async def work(scope: Scope, receive: Receive, send: Send) -> None:
+            await live.start(send, EVENTS)
+            async for event, value in _events(models, load_apart(spec)):
+                await live.write(send, f"event: {event}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n".encode())
+            await live.finish(send)
+
+        return live.LiveResponse(work)
+
+    @routes.post("/models/unload", tags=["models"], summary="Take the model out of service")
+    async def unload() -> ModelStatus:
+        await models.unload()
+        return models.status
+
+    return routes
+
+
+async def _events(models: ModelManager, load: asyncio.Task[ModelStatus]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
+    """Each change of the status while `load` runs, then how it ended."""
+    async with aclosing(models.changes()) as changes:
+        following = asyncio.ensure_future(anext(changes))
+        try:
+            while not load.done():
+                await asyncio.wait({load, following}, return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    yield "progress", asdict(following.result())
+                    following = asyncio.ensure_future(anext(changes))
+        finally:
+            following.cancel()
+            await asyncio.wait({following})
+    try:
+        yield "ready", asdict(load.result())
+    except QuartetError as error:
+        yield "failed", shape(error.code, error.message)
+    except Exception as error:  # noqa: BLE001  the status line is out already: the stream itself has to say it
+        yield "failed", unexpected(error)

@@ -1,0 +1,88 @@
+"""One FastAPI app of the HTTP routes, behind the middleware that guards them and the page mounted later."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastapi import APIRouter, FastAPI, Request, Response
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import Match
+
+from api import article, errors, health, knowledge_bases, login, management
+from api.auth import Access, Token
+from api.headers import SecurityHeaders
+from api.limits import MEBIBYTE, BodyLimits
+from api.sessions import Attempts, Sessions
+
+if TYPE_CHECKING:
+    from backends.models import ModelManager
+    from rag.chain import ChatService
+    from rag.knowledge import KnowledgeService
+
+
+@dataclass(frozen=True)
+class ApiSettings:
+    """`token` "" leaves the service open to everybody who reaches it. Sizes are in bytes, of a whole request."""
+
+    version: str
+    upload_folder: Path
+    token: str = ""
+    max_body: int = 2 * MEBIBYTE
+    max_upload: int = 512 * MEBIBYTE
+
+
+def create_app(
+    models: ModelManager,
+    knowledge: KnowledgeService,
+    chat: ChatService,
+    settings: ApiSettings,
+    lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
+) -> FastAPI:
+    """The app with all HTTP routes. Whatever is mounted on it later is behind the same guards."""
+    token, sessions = Token(settings.token), Sessions()
+
+    def limit_of(path: str) -> int:
+        uploads = path == "/gradio_api/upload" or (path.startswith("/api/knowledge-bases/") and path.endswith("/files"))
+        return settings.max_upload if uploads else settings.max_body
+
+    app = FastAPI(
+        title="Quartet",
+        version=settings.version,
+        lifespan=lifespan,
+        docs_url=None,  # both pages would load their scripts from another host
+        redoc_url=None,
+        middleware=[
+            Middleware(SecurityHeaders),
+            Middleware(errors.CatchUnexpected),
+            Middleware(Access, token, sessions, Attempts(100, 60)),
+            Middleware(BodyLimits, limit_of),
+            # Allows nobody. It is here because Gradio brings a CORS policy of its own, an open one, unless it finds one.
+            Middleware(CORSMiddleware),
+        ],
+    )
+    errors.install(app)
+    app.include_router(health.router(models))
+    app.include_router(login.router(token, sessions, Attempts(10, 300)))
+    app.include_router(article.router(models, knowledge, chat))
+    app.include_router(management.router(models, knowledge, settings.version))
+    app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
+    app.include_router(_rest_of_api(app))
+    return app
+
+
+def _rest_of_api(app: FastAPI) -> APIRouter:
+    """What is left under /api gets our 404 or 405, not the page's."""
+    routes = APIRouter(include_in_schema=False)
+
+    @routes.api_route("/api/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
+    async def nothing(rest: str, request: Request) -> Response:
+        known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.routes)
+        raise HTTPException(405 if known else 404)
+
+    return routes

@@ -1,0 +1,113 @@
+"""Runs an ASGI app with uvicorn: its limits, its patience with slow clients, and an orderly end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+FIRST_REQUEST = 15.0  # seconds for the head of the first request of a connection
+STALLED = 30.0  # seconds in which a client may leave our bytes unread
+DRAIN = 30.0  # seconds in which answers under way may finish after the signal to stop
+
+
+class PatientProtocol(H11Protocol):
+    """HTTP/1.1 that gives up on clients which do not finish their request head or do not read their answer."""
+
+    _deadline: asyncio.TimerHandle | None = None
+    _stalled: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._deadline = self.loop.call_later(FIRST_REQUEST, self._no_request)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for timer in (self._deadline, self._stalled):
+            if timer is not None:
+                timer.cancel()
+        super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(STALLED, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if self._stalled is not None:
+            self._stalled.cancel()
+
+    def _no_request(self) -> None:
+        # After an upgrade the connection belongs to another protocol, which has its own pings.
+        if self.cycle is None and self.transport.get_protocol() is self:
+            self.transport.abort()
+
+
+class Server(uvicorn.Server):
+    """Calls `on_listening` once requests are taken. On SIGINT or SIGTERM it takes no more, lets the `busy()` answers
+    finish for up to DRAIN seconds, and then closes what is left: an open page would keep its connection for ever."""
+
+    def __init__(
+        self, app: ASGIApp, on_listening: Callable[[], None], busy: Callable[[], int], on_drain: Callable[[int], None]
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http=PatientProtocol,
+                log_config=None,
+                access_log=False,
+                limit_concurrency=512,
+                timeout_keep_alive=15,
+                timeout_graceful_shutdown=5,
+                h11_max_incomplete_event_size=65_536,
+                ws_max_size=1_048_576,
+                ws_max_queue=16,
+                proxy_headers=False,
+                server_header=False,
+            )
+        )
+        self._on_listening = on_listening
+        self._busy = busy
+        self._on_drain = on_drain
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._on_listening()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        for connection in list(self.server_state.connections):
+            connection.shutdown()
+        if self._busy():
+            self._on_drain(self._busy())
+        loop = asyncio.get_running_loop()
+        end = loop.time() + DRAIN
+        while self._busy() and loop.time() < end and not self.force_exit:
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.1)  # the last bytes of the last answers
+        for connection in list(self.server_state.connections):
+            connection.transport.abort()
+        await super().shutdown(sockets)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:  # type: ignore[override]
+        """Take the signals for ourselves: uvicorn would raise them again at the end and spoil the exit code."""
+        before = {number: signal.signal(number, self._stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, number: int, frame: Any) -> None:
+        """The first signal ends the service in good order; the second one does not wait for answers under way."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
