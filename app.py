@@ -195,7 +195,8 @@ def claim(data_dir: Path) -> TextIO:
         owner = lock.read(20).strip()
         lock.close()
         raise CannotStart(
-            f"Another Quartet (process {owner or 'unknown'}) uses the data folder {data_dir}: end it or choose another --data-dir."
+            f"Another Quartet (process {owner or 'unknown'}) uses the data folder {data_dir}: "
+            "end it or choose another --data-dir."
         ) from None
     lock.truncate(0)
     lock.write(str(os.getpid()))
@@ -208,8 +209,9 @@ def quiet_libraries(environment: Any) -> None:
     for name in [name for name in environment if name.startswith(("GRADIO_", "LANGCHAIN_", "LANGSMITH_"))]:
         del environment[name]
     environment.update(
-        GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1", ANONYMIZED_TELEMETRY="False",
-        VLLM_NO_USAGE_STATS="1", LANGCHAIN_TRACING_V2="false", LANGSMITH_TRACING="false", TOKENIZERS_PARALLELISM="false",
+        GRADIO_ANALYTICS_ENABLED="False", HF_HUB_DISABLE_TELEMETRY="1", DO_NOT_TRACK="1",
+        ANONYMIZED_TELEMETRY="False", VLLM_NO_USAGE_STATS="1", LANGCHAIN_TRACING_V2="false",
+        LANGSMITH_TRACING="false", TOKENIZERS_PARALLELISM="false",
     )  # fmt: skip
 
 

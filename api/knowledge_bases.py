@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -122,6 +123,6 @@ async def _add(knowledge: KnowledgeService, base: str, name: str, path: Path) ->
     except StorageFull:
         raise
     except QuartetError as error:
-        size = path.stat().st_size
+        size = (await asyncio.to_thread(path.stat)).st_size
         reason = getattr(error, "reason", error.code)
         return FileRecord("", name, "failed", size, None, 0, 0.0, str(reason), error.message, "")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 from api import live
 from api.errors import shape, unexpected
 from backends.catalog import CATALOG, CatalogEntry
-from backends.errors import InvalidRequest, QuartetError
+from backends.errors import Conflict, InvalidRequest, QuartetError
 from backends.models import ModelSpec, ModelStatus
 from rag.types import KnowledgeBase
 
@@ -29,7 +29,7 @@ EVENTS = "text/event-stream; charset=utf-8"
 
 
 class LoadModel(BaseModel):
-    """`model_path` is a folder of the server or a hub id such as `Qwen/Qwen3-0.6B`; the rest is found out if left out."""
+    """`model_path` is a folder of the server or a hub id such as `Qwen/Qwen3-0.6B`; the rest is found out by itself."""
 
     model_config = ConfigDict(protected_namespaces=())
 
@@ -68,14 +68,6 @@ class Menu:
 def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> APIRouter:
     """`/api/status` and everything under `/api/models`."""
     routes = APIRouter(prefix="/api")
-    loads: set[asyncio.Task[ModelStatus]] = set()
-
-    def load_apart(spec: ModelSpec) -> asyncio.Task[ModelStatus]:
-        """Load in a task of its own: a client that leaves does not stop what an operator began."""
-        task = asyncio.create_task(models.load(spec))
-        loads.add(task)
-        task.add_done_callback(loads.discard)
-        return task
 
     @routes.get("/status", tags=["service"], summary="Version, model, queue, memory and knowledge bases")
     async def status() -> Status:
@@ -92,16 +84,18 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     async def load(body: LoadModel, stream: bool = False) -> Any:
         """Answers when the model is ready, or with the reason why it cannot be. With `stream` the answer is a
         `text/event-stream`: events `progress`, then one `ready` or `failed`, each with the status or error as JSON."""
-        if not body.model_path.strip():
+        if not body.model_path.strip() and body.backend != "openai":
             raise InvalidRequest("model_path is empty: name a folder of the server or a hub id.")
         spec = ModelSpec(body.model_path.strip(), body.model_type, body.backend)
         if not stream:
-            return await asyncio.shield(load_apart(spec))
+            return await _load(models, spec)
 
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
             await live.start(send, EVENTS)
-            async for event, value in _events(models, load_apart(spec)):
-                await live.write(send, f"event: {event}\ndata: {json.dumps(value, ensure_ascii=False)}\n\n".encode())
+            async with aclosing(_events(models, spec)) as events:
+                async for event, value in events:
+                    data = json.dumps(value, ensure_ascii=False)
+                    await live.write(send, f"event: {event}\ndata: {data}\n\n".encode())
             await live.finish(send)
 
         return live.LiveResponse(work)
@@ -114,8 +108,20 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     return routes
 
 
-async def _events(models: ModelManager, load: asyncio.Task[ModelStatus]) -> AsyncIterator[tuple[str, dict[str, Any]]]:
-    """Each change of the status while `load` runs, then how it ended."""
+async def _load(models: ModelManager, spec: ModelSpec) -> ModelStatus:
+    """Load and wait; a client that leaves stops waiting, not the load. Raises Conflict when the load is given up."""
+    try:
+        return await models.load(spec)
+    except asyncio.CancelledError:
+        current = asyncio.current_task()
+        if current is not None and current.cancelling():
+            raise
+        raise Conflict("The load was given up: another request took the model out of service.") from None
+
+
+async def _events(models: ModelManager, spec: ModelSpec) -> AsyncGenerator[tuple[str, dict[str, Any]], None]:
+    """Each change of the status during the load, then how it ended."""
+    load = asyncio.create_task(_load(models, spec))
     async with aclosing(models.changes()) as changes:
         following = asyncio.ensure_future(anext(changes))
         try:
@@ -126,7 +132,8 @@ async def _events(models: ModelManager, load: asyncio.Task[ModelStatus]) -> Asyn
                     following = asyncio.ensure_future(anext(changes))
         finally:
             following.cancel()
-            await asyncio.wait({following})
+            load.cancel()  # without effect when it has ended; otherwise it stops waiting, and the load goes on
+            await asyncio.wait({following, load})
     try:
         yield "ready", asdict(load.result())
     except QuartetError as error:

@@ -62,7 +62,7 @@ def create_app(
             Middleware(errors.CatchUnexpected),
             Middleware(Access, token, sessions, Attempts(100, 60)),
             Middleware(BodyLimits, limit_of),
-            # Allows nobody. It is here because Gradio brings a CORS policy of its own, an open one, unless it finds one.
+            # Allows nobody. It is here because Gradio brings an open CORS policy of its own unless it finds one.
             Middleware(CORSMiddleware),
         ],
     )

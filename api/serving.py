@@ -90,7 +90,7 @@ class Server(uvicorn.Server):
             self._on_drain(self._busy())
         loop = asyncio.get_running_loop()
         end = loop.time() + DRAIN
-        while self._busy() and loop.time() < end and not self.force_exit:
+        while self._busy() and loop.time() < end and not self.force_exit:  # noqa: ASYNC110  a count, not an event
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.1)  # the last bytes of the last answers
         for connection in list(self.server_state.connections):

@@ -1,0 +1,223 @@
+"""The door: flags and variables, what is said when it cannot start, and an orderly end."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import tomllib
+from pathlib import Path
+
+import httpx
+import pytest
+from running_server import ROOT, RunningServer, clean_environment, free_port
+
+import app
+
+
+def settings(*flags: str, **variables: str) -> app.Settings:
+    return app.read_settings(flags, variables)
+
+
+def started_wrongly(*flags: str, env: dict[str, str] | None = None) -> str:
+    """Run app.py with flags it cannot start with; its one line on stderr."""
+    command = [sys.executable, "app.py", *flags]
+    run = subprocess.run(
+        command, cwd=ROOT, env=clean_environment(env), capture_output=True, text=True, timeout=60, check=False
+    )
+    assert run.returncode == 2, run.stderr
+    assert run.stderr.count("\n") == 1, run.stderr
+    assert "Traceback" not in run.stderr
+    assert run.stderr.startswith("Quartet: ")
+    return run.stderr
+
+
+def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
+    assert settings().port == 8000
+    assert settings(QUARTET_PORT="9000").port == 9000
+    assert settings("--port", "9001", QUARTET_PORT="9000").port == 9001
+
+
+def test_every_flag_is_also_a_variable() -> None:
+    by_variable = settings(
+        QUARTET_HOST="127.0.0.2",
+        QUARTET_TOKEN="sesame",
+        QUARTET_DATA_DIR="/tmp/somewhere",
+        QUARTET_MODEL_PATH="Qwen/Qwen3-0.6B",
+        QUARTET_MODEL_TYPE="qwen",
+        QUARTET_BACKEND="vllm",
+        QUARTET_ENGINE_ARGS="--max-model-len 4096",
+        QUARTET_PRECISION="bfloat16",
+        QUARTET_EMBEDDING_MODEL="/models/bge",
+        QUARTET_DATABASE_URL="sqlite:///x",
+    )
+    assert by_variable.engine_args == ("--max-model-len", "4096")
+    assert (by_variable.host, by_variable.backend, by_variable.precision) == ("127.0.0.2", "vllm", "bfloat16")
+    assert (by_variable.model_path, by_variable.model_type) == ("Qwen/Qwen3-0.6B", "qwen")
+    assert by_variable.data_dir == Path("/tmp/somewhere")
+
+
+def test_engine_arguments_may_begin_with_dashes() -> None:
+    assert settings("--engine-args=--enforce-eager").engine_args == ("--enforce-eager",)
+    assert settings("--engine-args", "--max-num-seqs 4 --seed '1'").engine_args == (
+        "--max-num-seqs",
+        "4",
+        "--seed",
+        "1",
+    )
+
+
+def test_an_engine_url_chooses_the_backend() -> None:
+    assert settings("--engine-url", "http://gpu:8001/v1").backend == "openai"
+
+
+def test_secrets_are_not_in_the_text_form_of_the_settings() -> None:
+    assert "sesame" not in repr(settings("--token", "sesame", QUARTET_ENGINE_KEY="sesame"))
+
+
+def test_the_version_is_that_of_the_project() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == app.VERSION
+
+
+def test_the_help_names_every_flag_and_fits_a_terminal() -> None:
+    run = subprocess.run(
+        [sys.executable, "app.py", "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    for flag in [
+        "host",
+        "port",
+        "token",
+        "data-dir",
+        "database-url",
+        "model-path",
+        "model-type",
+        "backend",
+        "engine-url",
+        "engine-args",
+        "precision",
+        "embedding-model",
+        "version",
+        "help",
+    ]:
+        assert f"--{flag}" in run.stdout
+    assert "QUARTET_TOKEN" in run.stdout
+    assert max(len(line) for line in run.stdout.splitlines()) <= 115
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (("--port", "http"), "--port"),
+        (("--port", "70000"), "65535"),
+        (("--backend", "tensorflow"), "--backend"),
+        (("--backend", "openai"), "--engine-url"),
+        (("--backend", "vllm"), "--model-path"),
+        (("--backend", "vllm", "--model-path", "x", "--engine-url", "http://x"), "--engine-url"),
+        (("--engine-url", "gpu-box:8001"), "http://"),
+        (("--engine-args", "'open"), "quotation mark"),
+        (("--precision", "int3"), "--precision"),
+        (("--database-url", "postgresql://db/quartet"), "SQLite"),
+        (("--modelpath", "x"), "--modelpath"),
+        (("--host", "nowhere.invalid"), "--host"),
+    ],
+)
+def test_a_wrong_value_is_one_sentence(flags: tuple[str, ...], named: str) -> None:
+    assert named in started_wrongly(*flags)
+
+
+def test_a_wrong_variable_is_one_sentence_too() -> None:
+    assert "--port" in started_wrongly(env={"QUARTET_PORT": "http"})
+
+
+def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        began = time.monotonic()
+        line = started_wrongly("--port", str(port), "--data-dir", str(tmp_path))
+    assert f"Port {port} is taken" in line
+    assert "--port" in line
+    assert time.monotonic() - began < 3  # before anything heavy is imported
+
+
+def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    line = started_wrongly("--port", "0", "--data-dir", str(tmp_path / "file"))
+    assert "--data-dir" in line
+    assert str(tmp_path / "file") in line
+
+
+def test_a_second_quartet_on_the_same_data_folder_is_refused_until_the_first_is_gone(
+    server: RunningServer, tmp_path: Path
+) -> None:
+    line = started_wrongly("--port", "0", "--data-dir", str(server.data_dir))
+    assert f"process {server.process.pid}" in line
+
+
+def test_a_killed_quartet_leaves_no_lock(tmp_path: Path) -> None:
+    code = "import app, pathlib, os, signal, sys; lock = app.claim(pathlib.Path(sys.argv[1])); os.kill(os.getpid(), 9)"
+    killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    app.claim(tmp_path).close()
+
+
+def test_the_data_folder_is_private(server: RunningServer) -> None:
+    assert oct(server.data_dir.stat().st_mode & 0o777) == "0o700"
+
+
+def test_it_says_where_it_is_when_it_listens(server: RunningServer) -> None:
+    assert f"Quartet is ready at {server.url} " in server.log
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_ends_it_in_good_order(start_server: object, number: signal.Signals) -> None:
+    running: RunningServer = start_server()  # type: ignore[operator]
+    # An open page holds a connection that never ends by itself.
+    with (
+        httpx.Client(trust_env=False) as page,
+        page.stream("GET", f"{running.url}/gradio_api/heartbeat/abc", timeout=30) as heartbeat,
+    ):
+        assert heartbeat.status_code == 200
+        next(heartbeat.iter_bytes())
+        began = time.monotonic()
+        running.process.send_signal(number)
+        assert running.process.wait(20) == 0
+        assert time.monotonic() - began < 15
+    assert "Traceback" not in running.log
+    with pytest.raises(httpx.TransportError):
+        httpx.get(running.url, trust_env=False)
+
+
+def test_beyond_loopback_a_token_is_made_and_shown_once(start_server: object) -> None:
+    running: RunningServer = start_server("--host", "0.0.0.0")  # type: ignore[operator]
+    shown = re.findall(r"Token for this run .*: (\S+)$", running.log, re.MULTILINE)
+    assert len(shown) == 1
+    assert len(shown[0]) >= 32
+    assert running.get("/api/status").status_code == 401
+    running.headers["Authorization"] = shown[0]
+    assert running.get("/api/status").status_code == 200
+    assert running.log.count(shown[0]) == 1
+    # The process list shows nobody the token.
+    assert shown[0].encode() not in Path(f"/proc/{running.process.pid}/cmdline").read_bytes()
+
+
+def test_stray_variables_do_not_steer_the_libraries() -> None:
+    environment = {"GRADIO_ALLOWED_PATHS": "/", "GRADIO_ANALYTICS_ENABLED": "True", "PATH": os.environ["PATH"]}
+    app.quiet_libraries(environment)
+    assert "GRADIO_ALLOWED_PATHS" not in environment
+    assert environment["GRADIO_ANALYTICS_ENABLED"] == "False"
+    assert environment["HF_HUB_DISABLE_TELEMETRY"] == environment["DO_NOT_TRACK"] == "1"
+
+
+def test_a_port_of_zero_takes_a_free_one() -> None:
+    with app.open_port("127.0.0.1", 0) as listener:
+        assert listener.getsockname()[1] > 0
+
+
+def test_free_ports_are_free() -> None:
+    app.open_port("127.0.0.1", free_port()).close()
