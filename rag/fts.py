@@ -1,0 +1,67 @@
+"""Keyword search in SQLite: one FTS5 table for each knowledge base over the words of its passages. Commits nothing.
+
+The words themselves stay in the table `passages`; FTS5 keeps only its index of them.
+"""
+
+# ruff: noqa: S608  the only thing ever put into a statement as text is a number, formatted as one
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, text
+
+
+def create(db: Connection, base_id: int) -> None:
+    # The words come cut, lower-cased and folded by rag.words; unicode61 only splits them at the spaces again.
+    db.execute(
+        text(
+            f"CREATE VIRTUAL TABLE fts_{base_id:d} USING fts5("
+            "words, content='passages', content_rowid='id', tokenize='unicode61 remove_diacritics 0')"
+        )
+    )
+    db.execute(text(f"CREATE VIRTUAL TABLE ftsv_{base_id:d} USING fts5vocab('fts_{base_id:d}', 'row')"))
+
+
+def drop(db: Connection, base_id: int) -> None:
+    db.execute(text(f"DROP TABLE ftsv_{base_id:d}"))
+    db.execute(text(f"DROP TABLE fts_{base_id:d}"))
+
+
+def add(db: Connection, base_id: int, file_id: str) -> None:
+    """Files the stored passages of a file."""
+    db.execute(
+        text(f"INSERT INTO fts_{base_id:d}(rowid, words) SELECT id, words FROM passages WHERE file_id = :file"),
+        {"file": file_id},
+    )
+
+
+def remove(db: Connection, base_id: int, file_id: str) -> None:
+    """Takes them out again, while they are still stored. FTS5 only marks the words as gone; optimize writes the index
+    anew without them, because deleted text must not lie on the disk any longer."""
+    table = f"fts_{base_id:d}"
+    db.execute(
+        text(
+            f"INSERT INTO {table}({table}, rowid, words) SELECT 'delete', id, words FROM passages WHERE file_id = :file"
+        ),
+        {"file": file_id},
+    )
+    db.execute(text(f"INSERT INTO {table}({table}) VALUES('optimize')"))
+
+
+def search(db: Connection, base_id: int, words: Sequence[str], limit: int) -> tuple[dict[str, int], list[int]]:
+    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages."""
+    table = f"fts_{base_id:d}"
+    frequency = {}
+    for word in dict.fromkeys(words):
+        count = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word})
+        if count:
+            frequency[word] = count
+    if not frequency:
+        return {}, []
+    query = " OR ".join(f'"{word}"' for word in frequency)
+    rows = db.execute(
+        text(f"SELECT rowid FROM {table} WHERE {table} MATCH :query ORDER BY rank LIMIT :limit"),
+        {"query": query, "limit": limit},
+    )
+    return frequency, list(rows.scalars())

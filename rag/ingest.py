@@ -1,0 +1,157 @@
+"""The way of a file from uploaded to searchable, by threads that take the next one from the store. Knows no web.
+
+Every step is written to the store before the next begins, so whatever was under way when the process ended goes on
+when it is back. One bad file fails alone, with its reason.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends.errors import EngineFailed, QuartetError
+from rag.errors import UnreadableFile
+from rag.store import Job, NewPassage, Store
+from rag.words import words
+
+if TYPE_CHECKING:
+    from rag.embeddings import WorkerEmbeddings
+
+_log = logging.getLogger(__name__)
+
+_PASSAGES_AT_ONCE = 64  # embedded, stored and reported together
+_ATTEMPTS = 3  # for a file whose embedding process is lost
+
+
+class Ingest:
+    """`bytes_of` tells where the bytes of a file id are. `changes` counts every step that was written to the store."""
+
+    def __init__(
+        self, store: Store, embeddings: WorkerEmbeddings, bytes_of: Callable[[str], Path], threads: int = 2
+    ) -> None:
+        self._store = store
+        self._embeddings = embeddings
+        self._bytes_of = bytes_of
+        self._wake = threading.Condition()
+        self._taken: set[str] = set()
+        self._stopping = False
+        self.changes = 0
+        # Daemons: a document that takes a minute to read must not hold up the end of the process.
+        self._threads = [threading.Thread(target=self._run, name=f"ingest-{n}", daemon=True) for n in range(threads)]
+
+    def start(self) -> None:
+        for thread in self._threads:
+            thread.start()
+
+    def notify(self) -> None:
+        """There may be a new file in the store."""
+        with self._wake:
+            self._wake.notify_all()
+
+    def stop(self) -> None:
+        """No further step is begun. What is under way stays unfinished in the store; the next start resumes it."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify_all()
+
+    def join(self, timeout: float) -> None:
+        """Waits for the threads to end, at most `timeout` seconds in all."""
+        deadline = time.monotonic() + timeout
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _run(self) -> None:
+        while job := self._next():
+            try:
+                self._work(job)
+            except Exception as error:  # noqa: BLE001  whatever it is, the other files must go on
+                self._give_up(job, error)
+            finally:
+                with self._wake:
+                    self._taken.discard(job.file_id)
+                    self._wake.notify_all()
+
+    def _next(self) -> Job | None:
+        with self._wake:
+            while not self._stopping:
+                for job in self._store.jobs():
+                    if job.file_id not in self._taken:
+                        self._taken.add(job.file_id)
+                        return job
+                self._wake.wait()
+        return None
+
+    def _work(self, job: Job) -> None:
+        if not job.parsed:
+            self._parse(job)
+        for attempt in range(_ATTEMPTS):
+            try:
+                self._embed(job)
+                break
+            except EngineFailed:
+                if self._stopping:
+                    return
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                time.sleep(1 + attempt)
+        if self._stopping:
+            return
+        for file_id in self._store.finish(job.file_id):
+            self._bytes_of(file_id).unlink(missing_ok=True)
+        self.changes += 1
+
+    def _parse(self, job: Job) -> None:
+        from rag.loaders import load
+        from rag.splitter import split
+
+        self._store.parsing(job.file_id, 0.0, None)
+        self.changes += 1
+        documents = load(self._bytes_of(job.file_id), job.name)
+        numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
+        pages = max(numbers) if numbers else None
+        parts = split(documents, self._embeddings.count_tokens, self._embeddings.max_tokens)
+        new = []
+        for part in parts:
+            heading = part.metadata.get("heading") or ""
+            new.append(
+                NewPassage(
+                    text=part.page_content,
+                    words=words(f"{heading}\n{part.page_content}"),
+                    page=part.metadata.get("page"),
+                    heading=heading,
+                )
+            )
+        self._store.parsed(job.file_id, pages, new)
+        self.changes += 1
+
+    def _embed(self, job: Job) -> None:
+        waiting = self._store.passages_without_vector(job.file_id)
+        for start in range(0, len(waiting), _PASSAGES_AT_ONCE):
+            if self._stopping:
+                return
+            ids = waiting[start : start + _PASSAGES_AT_ONCE]
+            rows = self._embeddings.passage_vectors(self._store.passage_texts(ids))
+            self._store.add_vectors(job.file_id, ids, rows)
+            self.changes += 1
+
+    def _give_up(self, job: Job, error: Exception) -> None:
+        if self._stopping:
+            return
+        if isinstance(error, UnreadableFile):
+            reason, sentence = error.reason, error.message
+        elif isinstance(error, QuartetError):
+            reason, sentence = "internal", error.message
+        else:
+            _log.exception("%s could not be made searchable", job.file_id, exc_info=error)
+            reason, sentence = "internal", "Something went wrong inside Quartet; the log says what. Upload it again."
+        try:
+            self._store.fail(job.file_id, reason, sentence)
+        except Exception:  # noqa: BLE001
+            # The disk is full, say: the file is tried again, and nothing is lost meanwhile.
+            _log.exception("the failure of %s could not be written", job.file_id)
+            time.sleep(5)
+        self.changes += 1

@@ -1,0 +1,250 @@
+"""Knowledge bases as the page and the API see them: files in, states, search. Async outside, threads inside.
+
+Owns the data folder: the database, the bytes of the files under random ids, and the lock that keeps a second app out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from backends.errors import Busy, Conflict, InvalidRequest, StorageFull, TooLarge
+from rag.names import base_name, file_label
+from rag.types import FileRecord, Hit, KnowledgeBase
+
+if TYPE_CHECKING:
+    from rag.embeddings import WorkerEmbeddings
+    from rag.ingest import Ingest
+    from rag.retriever import Retriever
+    from rag.sqlite_store import SqliteStore
+
+# Named here, because inside the class `list` is the method.
+Bases = list[KnowledgeBase]
+Files = list[FileRecord]
+Hits = list[Hit]
+
+_MIB = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`file_size` and `free_space` (what must stay free on the disk) in bytes; `waiting` in files."""
+
+    file_size: int = 200 * _MIB
+    free_space: int = 512 * _MIB
+    waiting: int = 2_000
+
+
+class KnowledgeService:
+    """All knowledge bases of one data folder. Calls that name a base raise NotFound when there is none of this name."""
+
+    def __init__(self, data_dir: Path, embedding_model: str = "", limits: Limits | None = None) -> None:
+        self._data_dir = data_dir
+        self._files = data_dir / "files"
+        self._embedding_model = embedding_model
+        self._limits = limits or Limits()
+        self._lock: IO[bytes] | None = None
+        self._parts: _Parts | None = None
+
+    async def start(self) -> None:
+        """Opens the data folder and resumes unfinished files; loads no model. Raises Conflict when another process
+        has the folder, and QuartetError when its database is damaged."""
+        self._parts = await asyncio.to_thread(self._open)
+        self._parts.ingest.start()
+
+    async def close(self) -> None:
+        """Unfinished files are resumed by the next start."""
+        parts, self._parts = self._parts, None
+        if parts:
+            await asyncio.to_thread(parts.close)
+        if self._lock:
+            self._lock.close()
+
+    async def list(self) -> Bases:
+        return await asyncio.to_thread(self._open_parts.store.bases)
+
+    async def create(self, name: str) -> KnowledgeBase:
+        """Raises Conflict when the name is taken, InvalidRequest when it cannot be a name."""
+        return await asyncio.to_thread(self._open_parts.store.create_base, base_name(name))
+
+    async def delete(self, name: str) -> None:
+        """Its files, passages and vectors are gone from the disk when this returns."""
+        await asyncio.to_thread(self._delete_base, base_name(name))
+
+    async def add_file(self, base: str, name: str, source: Path) -> FileRecord:
+        """Copies the bytes of `source` and queues them; it is safe on disk when this returns. The same content again
+        gives the record that is there. Raises TooLarge, StorageFull, Busy (too many files are waiting)."""
+        record = await asyncio.to_thread(self._add_file, base_name(base), file_label(name), source)
+        self._open_parts.ingest.notify()
+        return record
+
+    async def files(self, base: str) -> Files:
+        return await asyncio.to_thread(self._open_parts.store.files, base_name(base))
+
+    async def file(self, base: str, file_id: str) -> FileRecord:
+        return await asyncio.to_thread(self._open_parts.store.file, base_name(base), file_id)
+
+    async def delete_file(self, base: str, file_id: str) -> None:
+        await asyncio.to_thread(self._delete_file, base_name(base), file_id)
+
+    async def content(self, base: str, file_id: str) -> tuple[Path, str]:
+        """Where the bytes of a file are, and its name."""
+        record = await self.file(base, file_id)
+        return self._bytes_of(record.id), record.name
+
+    async def wait(self, base: str, ids: Sequence[str]) -> Files:
+        """Returns when each file is searchable or failed. One that was deleted or replaced meanwhile is left out."""
+        ingest = self._open_parts.ingest
+        while True:
+            seen = ingest.changes
+            known = {record.id: record for record in await self.files(base)}
+            records = [known[i] for i in ids if i in known]
+            if all(record.finished for record in records):
+                return records
+            for _ in range(10):  # half a second at most: a deleted file makes no change
+                await asyncio.sleep(0.05)
+                if ingest.changes != seen:
+                    break
+
+    async def search(self, base: str, query: str, top_k: int = 4) -> Hits:
+        """At most `top_k` passages, best first, with scores 0..1. Raises InvalidRequest for a question without text."""
+        if not query.strip():
+            raise InvalidRequest("The question is empty; type what you are looking for.")
+        if not 1 <= top_k <= 100:
+            raise InvalidRequest(f"top_k must be between 1 and 100; it was {top_k}.")
+        return await asyncio.to_thread(self._open_parts.retriever.search, base_name(base), query, top_k)
+
+    # ---- inside
+
+    @property
+    def _open_parts(self) -> _Parts:
+        if self._parts is None:
+            raise Busy("The knowledge bases are not open yet; try again in a moment.", retry_after=1)
+        return self._parts
+
+    def _open(self) -> _Parts:
+        # Imported with the first start: they bring SQLAlchemy, numpy and LangChain with them.
+        from rag.embeddings import WorkerEmbeddings
+        from rag.ingest import Ingest
+        from rag.retriever import Retriever
+        from rag.sqlite_store import SqliteStore
+
+        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _lock_folder(self._data_dir)
+        try:
+            store = SqliteStore(self._data_dir)
+        except BaseException:
+            self._lock.close()
+            raise
+        embeddings = WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
+        store.use_embedding_model(embeddings.name)
+        # A crash between the bytes and their record leaves bytes that are nobody's.
+        known = store.file_ids()
+        for file in self._files.iterdir():
+            if file.name not in known:
+                file.unlink()
+        ingest = Ingest(store, embeddings, self._bytes_of)
+        return _Parts(store, embeddings, ingest, Retriever(store, embeddings))
+
+    def _bytes_of(self, file_id: str) -> Path:
+        return self._files / file_id
+
+    def _add_file(self, base: str, name: str, source: Path) -> FileRecord:
+        from rag.store import NewFile
+
+        store = self._open_parts.store
+        size = source.stat().st_size
+        if size > self._limits.file_size:
+            raise TooLarge(
+                f"“{name}” has {size / _MIB:.0f} MiB; a file may have {self._limits.file_size / _MIB:.0f} MiB. "
+                "Split it, or raise the limit."
+            )
+        self._check_room(size)
+        if len(store.jobs()) >= self._limits.waiting:
+            raise Busy(f"{self._limits.waiting} files are waiting already; upload more when some are done.", 60)
+        store.files(base)  # an unknown base is told before anything is copied
+        file_id = secrets.token_hex(16)
+        path = self._bytes_of(file_id)
+        try:
+            size, digest = _copy(source, path)
+            record = store.add_file(base, NewFile(file_id, name, size, digest))
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise StorageFull(
+                f"“{name}” could not be stored ({os.strerror(error.errno or 0)}); free some space."
+            ) from error
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        if record.id != file_id:
+            path.unlink()
+        return record
+
+    def _check_room(self, size: int) -> None:
+        free = shutil.disk_usage(self._files).free
+        if free - size < self._limits.free_space:
+            raise StorageFull(
+                f"The disk has {free // _MIB} MiB left and {self._limits.free_space // _MIB} MiB must stay free; "
+                "free some space and upload again."
+            )
+
+    def _delete_file(self, base: str, file_id: str) -> None:
+        self._open_parts.store.delete_file(base, file_id)
+        self._bytes_of(file_id).unlink(missing_ok=True)
+
+    def _delete_base(self, base: str) -> None:
+        for file_id in self._open_parts.store.delete_base(base):
+            self._bytes_of(file_id).unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    store: SqliteStore
+    embeddings: WorkerEmbeddings
+    ingest: Ingest
+    retriever: Retriever
+
+    def close(self) -> None:
+        self.ingest.stop()
+        self.embeddings.close()
+        self.ingest.join(timeout=5)
+        self.store.close()
+
+
+def _lock_folder(folder: Path) -> IO[bytes]:
+    """Kept as long as the process lives; the system lets go of it however that ends."""
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Conflict(
+            f"Another Quartet is using the folder {folder}. Stop it, or start this one with another --data-dir."
+        ) from None
+    return lock
+
+
+def _copy(source: Path, target: Path) -> tuple[int, str]:
+    """Copies and makes sure of it. Returns the size in bytes and the SHA-256 in hex."""
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as read, target.open("xb") as write:
+        while block := read.read(_MIB):
+            digest.update(block)
+            size += write.write(block)
+        write.flush()
+        os.fsync(write.fileno())
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return size, digest.hexdigest()
