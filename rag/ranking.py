@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from rag.scripts import fluency, scripts
 from rag.store import Candidate, Candidates
 
+THRESHOLD = 0.3  # below it a passage is not used
+
 _K1 = 1.2
 _B = 0.75
 

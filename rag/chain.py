@@ -1,0 +1,125 @@
+"""The one call behind page and API: a question goes in, an answer with its sources comes out, piece by piece.
+
+Inside it is a LangChain Runnable, retrieve | prompt | model. Knows not how passages are found, nor which model it is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from backends.errors import InvalidRequest, NoModelLoaded
+from backends.types import ChatModel, Delta
+from rag.prompt import Prompt, grounded_prompt, nothing_found, plain_prompt
+from rag.ranking import THRESHOLD
+from rag.types import AnswerDelta, ChatRequest, Hit
+
+if TYPE_CHECKING:
+    from rag.knowledge import KnowledgeService
+
+
+@dataclass(frozen=True)
+class _Found:
+    request: ChatRequest
+    hits: tuple[Hit, ...]
+
+
+@dataclass(frozen=True)
+class _Prompted:
+    request: ChatRequest
+    prompt: Prompt
+
+
+class ChatService:
+    """`context_length` gives the tokens that the model in service reads at once, None when it does not say. Passages
+    that score below `threshold` are not used."""
+
+    def __init__(
+        self,
+        model: ChatModel,
+        knowledge: KnowledgeService,
+        context_length: Callable[[], int | None],
+        top_k: int = 4,
+        threshold: float = THRESHOLD,
+    ) -> None:
+        self._model = model
+        self._knowledge = knowledge
+        self._context_length = context_length
+        self._top_k = top_k
+        self._threshold = threshold
+
+    async def stream(self, request: ChatRequest) -> AsyncGenerator[AnswerDelta, None]:
+        """The answer. Closing the iterator stops the model.
+
+        Raises before the first delta: InvalidRequest (no question, one too long, a knowledge base with nothing to
+        search), NotFound (no such knowledge base), and what the model raises before its first word.
+        """
+        # LangChain takes a second to import: with the first question, and not on the event loop.
+        await asyncio.to_thread(importlib.import_module, "langchain_core.runnables")
+        from langchain_core.runnables import RunnableGenerator, RunnableLambda
+
+        if not request.prompt.strip():
+            raise InvalidRequest("The question is empty; type one.")
+        async with AsyncExitStack() as stack:
+
+            async def model(prompted: AsyncIterator[_Prompted]) -> AsyncIterator[AnswerDelta]:
+                async for one in prompted:
+                    answer = self._answer(one)
+                    # A LangChain sequence that is closed leaves its steps to the garbage collector; this does not.
+                    stack.push_async_callback(answer.aclose)
+                    async for delta in answer:
+                        yield delta
+
+            chain = RunnableLambda(self._retrieve) | RunnableLambda(self._prompt) | RunnableGenerator(model)
+            async for delta in chain.astream(request):
+                yield delta
+
+    async def _retrieve(self, request: ChatRequest) -> _Found:
+        if not request.knowledge_base:
+            return _Found(request, ())
+        hits = await self._knowledge.search(request.knowledge_base, request.prompt, self._top_k)
+        hits = [hit for hit in hits if hit.score >= self._threshold]
+        if not hits:
+            await self._require_documents(request.knowledge_base)
+        return _Found(request, tuple(hits))
+
+    async def _prompt(self, found: _Found) -> _Prompted:
+        context = self._context_length()
+        if found.request.knowledge_base:
+            return _Prompted(found.request, grounded_prompt(found.request, found.hits, context))
+        return _Prompted(found.request, plain_prompt(found.request, context))
+
+    async def _answer(self, prompted: _Prompted) -> AsyncGenerator[AnswerDelta, None]:
+        request, prompt = prompted.request, prompted.prompt
+        deltas = self._model.stream(prompt.messages, request.params)
+        try:
+            # The sources wait for the first word, so that a model that cannot answer fails before anything is sent.
+            first = await anext(deltas, None)
+        except NoModelLoaded:
+            if prompt.sources != ():
+                raise
+            first = Delta(nothing_found(request.prompt), "stop")
+        try:
+            if prompt.sources is not None:
+                yield AnswerDelta(sources=prompt.sources)
+            if first:
+                yield AnswerDelta(first.text, None, first.finish_reason, first.usage)
+            async for delta in deltas:
+                yield AnswerDelta(delta.text, None, delta.finish_reason, delta.usage)
+        finally:
+            await deltas.aclose()
+
+    async def _require_documents(self, base: str) -> None:
+        """Raises InvalidRequest when the base has nothing that could have been found."""
+        states = {record.state for record in await self._knowledge.files(base)}
+        if "searchable" in states:
+            return
+        if not states:
+            raise InvalidRequest(f"The knowledge base “{base}” is empty; upload a document and press Vectorize first.")
+        if states == {"failed"}:
+            raise InvalidRequest(f"None of the files in “{base}” could be read; upload a document that can be.")
+        raise InvalidRequest(f"The files in “{base}” are still being read; ask again when one is searchable.")
