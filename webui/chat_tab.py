@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-
 from backends.catalog import STARTER
+
 from webui.conversations import Conversations
 from webui.dialogue import Dialogue, build_dialogue
 from webui.markup import escape
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class ChatTab:
     """The components that follow the state of the model: see `follow`."""
 
-    notice: gr.Group
+    notice: gr.Row
     load_starter: gr.Button
     dialogue: Dialogue
 
@@ -30,7 +30,7 @@ class ChatTab:
 def build_chat_tab(
     texts: Texts, chat: ChatService, conversations: Conversations, parameters: list[gr.components.Component]
 ) -> ChatTab:
-    with gr.Group(visible=False, elem_classes="q-notice", elem_id="chat-notice") as notice, gr.Row(equal_height=True):
+    with gr.Row(visible=False, equal_height=True, elem_id="chat-notice") as notice:
         gr.Markdown(texts.no_model_notice.format(starter=STARTER.label, gib=STARTER.memory_gib))
         load_starter = gr.Button(
             texts.load_starter.format(starter=STARTER.label), variant="primary", size="md", scale=0, min_width=220,

@@ -14,6 +14,7 @@ from backends.errors import QuartetError
 from rag.types import ChatRequest
 from webui import markup, sampling
 from webui.conversations import Conversation, Conversations, Turn
+from webui.notice import say, say_error
 from webui.stream import harmless, paced
 from webui.texts import Texts
 
@@ -117,17 +118,17 @@ def build_dialogue(
     async def stream(prompt: str, request: gr.Request, base: str, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
         conversation = of(request)
         if conversation.running is not None:
-            gr.Warning(texts.busy_here, title="")
+            say(texts.busy_here, texts)
             yield gr.skip(), gr.skip()
             return
         if len(prompt) > MAX_QUESTION:
-            gr.Warning(texts.too_long.format(limit=MAX_QUESTION), title="")
+            say(texts.too_long.format(limit=MAX_QUESTION), texts)
             yield gr.skip(), gr.skip()
             return
         try:
-            params = sampling.read(*values[1:])
+            params = sampling.read(values[1:], texts)
         except QuartetError as error:
-            gr.Warning(texts.error(error.code, error.message), title="")
+            say_error(error, texts)
             yield gr.skip(), gr.skip()
             return
         asked = ChatRequest(
@@ -152,7 +153,7 @@ def build_dialogue(
             yield gr.skip(), gr.skip()
             return
         if knowledge_base is not None and not base:
-            gr.Warning(texts.no_base, title="")
+            say(texts.no_base, texts)
             yield gr.skip(), gr.skip()
             return
         async with aclosing(stream(prompt.strip(), request, base, values)) as updates:

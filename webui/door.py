@@ -19,7 +19,7 @@ SHUT_PAGES = frozenset({"monitoring", "login", "logout", "svelte", "pwa_icon", "
 
 
 class PageDoor:
-    """Sends a browser that prefers Chinese from `/` to `/zh`, unless it says `?lang=en`; answers 404 at unused doors."""
+    """Sends a browser that prefers Chinese from `/` to `/zh` (not with `?lang=en`); answers 404 at unused doors."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -13,8 +13,9 @@ from backends.errors import Conflict, QuartetError
 from webui import markup
 from webui.conversations import Conversations
 from webui.dialogue import Dialogue, build_dialogue
+from webui.notice import say, say_error
 from webui.texts import Texts
-from webui.uploads import NOT_UPLOADED, uploaded_file
+from webui.uploads import uploaded_file
 
 if TYPE_CHECKING:
     from backends.models import ModelStatus
@@ -96,14 +97,14 @@ def build_langchain_tab(
         try:
             made = await knowledge.create((name or "").strip())
         except QuartetError as error:
-            warn(error, texts)
+            say_error(error, texts)
             return (gr.skip(),) * 5
         bases = [found.name for found in await knowledge.list()]
         return "", gr.update(choices=bases, value=made.name), *await listed(made.name)
 
     async def take(paths: list[str] | None, name: str | None) -> Any:
         if not paths:
-            gr.Warning(texts.nothing_uploaded, title="")
+            say(texts.nothing_uploaded, texts)
             return (gr.skip(),) * 5
         if not name:
             name = await default_base(knowledge, texts)
@@ -113,7 +114,7 @@ def build_langchain_tab(
                 await knowledge.add_file(name, real.name, real)
                 real.unlink(missing_ok=True)
             except QuartetError as error:
-                warn(error, texts)
+                say_error(error, texts)
         bases = [found.name for found in await knowledge.list()]
         return None, gr.update(choices=bases, value=name), *await listed(name)
 
@@ -123,7 +124,7 @@ def build_langchain_tab(
         try:
             await knowledge.delete_file(name, file_id)
         except QuartetError as error:
-            warn(error, texts)
+            say_error(error, texts)
         return await show(name)
 
     async def ask_delete(name: str | None) -> tuple[Any, Any]:
@@ -138,7 +139,7 @@ def build_langchain_tab(
             if name:
                 await knowledge.delete(name)
         except QuartetError as error:
-            warn(error, texts)
+            say_error(error, texts)
         return gr.update(visible=False), *await opened()
 
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
@@ -174,12 +175,6 @@ async def default_base(knowledge: KnowledgeService, texts: Texts) -> str:
         return (await knowledge.create(texts.default_base)).name
     except Conflict:
         return texts.default_base
-
-
-def warn(error: QuartetError, texts: Texts) -> None:
-    """Show an error of the tree as a passing message."""
-    message = texts.not_uploaded if error.message == NOT_UPLOADED else texts.error(error.code, error.message)
-    gr.Warning(markup.escape(message), title="")
 
 
 def follow(status: ModelStatus, texts: Texts) -> Any:

@@ -37,37 +37,41 @@ def build_page(
     gr.Navbar(visible=False)
     with gr.Row(elem_id="header"):
         gr.Markdown(f"# {texts.title}\n{texts.tagline}", elem_id="brand")
+        now = gr.Markdown(model_panel.pill(models.status, texts), elem_id="now")
         gr.Button(texts.other_language, link=texts.other_page, link_target="_self", size="sm", scale=0, min_width=72,
                   elem_id="language")  # fmt: skip
-    with gr.Sidebar(width=340, elem_id="sidebar"):
-        panel = build_model_panel(texts, models)
-        parameters = build_sampling(texts)
-    with gr.Tabs(elem_id="tabs"):
-        with gr.Tab(texts.chat_tab, id="chat", elem_id="chat-tab"):
-            chatting = build_chat_tab(texts, chat, conversations, parameters)
-        with gr.Tab(texts.langchain_tab, id="langchain", elem_id="langchain-tab"):
-            documents = build_langchain_tab(texts, demo, knowledge, chat, conversations, parameters, upload_folder)
+    with gr.Row(elem_id="body"):
+        with gr.Column(scale=0, min_width=300, elem_id="panel"):
+            panel = build_model_panel(texts, models)
+            parameters = build_sampling(texts)
+        with gr.Column(scale=1, min_width=320, elem_id="stage"), gr.Tabs(elem_id="tabs"):
+            with gr.Tab(texts.chat_tab, id="chat", elem_id="chat-tab"):
+                chatting = build_chat_tab(texts, chat, conversations, parameters)
+            with gr.Tab(texts.langchain_tab, id="langchain", elem_id="langchain-tab"):
+                documents = build_langchain_tab(texts, demo, knowledge, chat, conversations, parameters, upload_folder)
     shown = gr.State("")
 
     async def refresh(seen: str) -> tuple[Any, ...]:
         # What a page shows already is not sent again: a tick without news costs a few hundred bytes.
         status = models.status
-        now = repr(status)
-        if now == seen:
-            return (gr.skip(),) * 9
+        state = repr(status)
+        if state == seen:
+            return (gr.skip(),) * len(following)
         return (
-            now,
+            state,
+            model_panel.pill(status, texts),
             *model_panel.follow(status, texts),
             *chat_tab.follow(status, texts),
             langchain_tab.follow(status, texts),
         )
 
     following = [
-        shown, panel.status, panel.log, panel.load, panel.unload, panel.timer,
+        shown, now, panel.status, panel.log, panel.load, panel.unload, panel.timer,
         chatting.notice, chatting.dialogue.window, documents.mode,
     ]  # fmt: skip
     light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     demo.load(refresh, shown, following, **light)
+    demo.load(panel.free_memory, None, panel.memory, **light)
     panel.timer.tick(refresh, shown, following, **light)
     chatting.load_starter.click(
         model_panel.starter_loader(models, texts), None, [panel.status, panel.timer], concurrency_id="models",

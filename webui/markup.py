@@ -60,10 +60,10 @@ def _file(record: FileRecord, texts: Texts) -> str:
 def result(record: FileRecord, texts: Texts) -> str:
     """What came of a finished document, as plain text: "12 pages, 48 passages, searchable" or "failed: why"."""
     if record.state == "failed":
-        return f"{texts.failed}: {texts.reason(record.reason) or record.error or record.reason}"
+        return texts.failed_why.format(why=texts.reason(record.reason) or record.error or record.reason)
     parts = [_count(record.pages, texts.pages_one, texts.pages_many)] if record.pages else []
     parts += [_count(record.passages, texts.passages_one, texts.passages_many), texts.searchable]
-    return ", ".join(parts)
+    return texts.separator.join(parts)
 
 
 def _count(n: int, one: str, many: str) -> str:

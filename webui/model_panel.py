@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-
 from backends.catalog import CATALOG, STARTER, CatalogEntry
+
 from backends.errors import QuartetError
 from backends.hardware import memory_free
 from backends.models import ModelSpec
 from webui import markup
+from webui.notice import say, say_error
 from webui.texts import Texts
 
 if TYPE_CHECKING:
@@ -33,6 +34,8 @@ class ModelPanel:
     """The components that follow the state of the model: see `follow`."""
 
     status: gr.Markdown
+    memory: gr.Markdown
+    free_memory: Callable[[], Awaitable[str]]
     log: gr.Textbox
     load: gr.Button
     unload: gr.Button
@@ -64,6 +67,22 @@ def status_card(status: ModelStatus, texts: Texts) -> str:
     return f'<div class="q-card">{"".join(lines)}</div>'
 
 
+def pill(status: ModelStatus, texts: Texts) -> str:
+    """The state in a few words, for the header."""
+    if status.state == "loading":
+        kind, text = "wait", f"{texts.state_loading} {_short(status.loading)}"
+    elif status.state == "restarting":
+        kind, text = "wait", f"{texts.state_restarting} {_short(status.name)}"
+    else:
+        kind, text = ("ready", _short(status.name)) if status.name else ("empty", texts.state_empty)
+    return f'<span class="q-state q-state-{kind}">{markup.escape(text)}</span>'
+
+
+def _short(name: str) -> str:
+    # The last part of a hub id or folder is what tells models apart.
+    return name.rstrip("/").rsplit("/", 1)[-1][:40]
+
+
 def _line(kind: str, word: str, name: str, about: str) -> str:
     name_html = f'<div class="q-model">{markup.escape(name)}</div>' if name else ""
     about_html = f'<div class="q-quiet">{markup.escape(about)}</div>' if about else ""
@@ -85,7 +104,6 @@ def _entry(hub_id: str) -> CatalogEntry | None:
 
 def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     """The panel and its own events; whoever builds the page wires the timer to `follow`."""
-    gr.Markdown(f"#### {texts.model_panel}", elem_classes="q-panel-title")
     status = gr.Markdown(status_card(models.status, texts), elem_id="model-status")
     menu = gr.Dropdown(
         [(f"{entry.family.capitalize()} · {entry.label}", entry.hub_id) for entry in CATALOG], value=None,
@@ -108,13 +126,16 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
                                 placeholder=texts.no_log, elem_classes="q-log")  # fmt: skip
     timer = gr.Timer(QUIET_SECONDS)
 
+    async def free_memory() -> str:
+        return memory_line(None, await asyncio.to_thread(memory_free), texts)
+
     async def choose(hub_id: str | None) -> tuple[Any, str]:
         free = await asyncio.to_thread(memory_free)
         return hub_id or gr.skip(), memory_line(_entry(hub_id or ""), free, texts)
 
     async def start(model_path: str | None, model_type: str | None, backend_name: str | None) -> tuple[str, Any]:
         if not model_path or not model_path.strip():
-            gr.Warning(texts.no_path, title="")
+            say(texts.no_path, texts)
             return gr.skip(), gr.skip()
         return _start(models, ModelSpec(model_path.strip(), model_type or "", backend_name or "auto"), texts)
 
@@ -122,7 +143,7 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
         try:
             await models.unload()
         except QuartetError as error:
-            gr.Warning(texts.error(error.code, error.message), title="")
+            say_error(error, texts)
         return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
 
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -130,14 +151,14 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     load.click(start, [path, kind, backend], [status, timer], concurrency_id="models", concurrency_limit=4, **quick)
     path.submit(start, [path, kind, backend], [status, timer], concurrency_id="models", **quick)
     unload.click(stop, None, [status, timer], concurrency_id="models", **quick)
-    return ModelPanel(status, engine_log, load, unload, timer)
+    return ModelPanel(status, memory, free_memory, engine_log, load, unload, timer)
 
 
 def _start(models: ModelManager, spec: ModelSpec, texts: Texts) -> tuple[str, Any]:
     try:
         models.start_loading(spec)
     except QuartetError as error:
-        gr.Warning(texts.error(error.code, error.message), title="")
+        say_error(error, texts)
     return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
 
 

@@ -95,11 +95,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def theme() -> gr.themes.Base:
-    """Calm colours, and fonts of the visitor's machine only, Chinese ones included."""
+    """Calm colours; fonts that Gradio brings along, and for Chinese those of the visitor's machine."""
     cjk = ("PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "Noto Sans SC")
     return gr.themes.Default(
         primary_hue=gr.themes.colors.teal, secondary_hue=gr.themes.colors.teal, neutral_hue=gr.themes.colors.slate,
         radius_size=gr.themes.sizes.radius_lg, spacing_size=gr.themes.sizes.spacing_md,
-        font=("ui-sans-serif", "system-ui", "-apple-system", "Segoe UI", "Roboto", *cjk, "sans-serif"),
-        font_mono=("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", *cjk, "monospace"),
+        font=(gr.themes.LocalFont("IBM Plex Sans"), *cjk, "ui-sans-serif", "system-ui", "sans-serif"),
+        font_mono=(gr.themes.LocalFont("IBM Plex Mono"), *cjk, "ui-monospace", "monospace"),
     )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Pure functions about streams of text on the page: pacing, and text that cannot act as anything but text; knows no Gradio."""
+"""Pure functions about streams of text: pacing, and text that cannot act as anything but text; knows no Gradio."""
 
 from __future__ import annotations
 

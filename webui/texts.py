@@ -26,7 +26,7 @@ class Texts:
     title = Both("Quartet", "Quartet")
     tagline = Both(
         "Chat with open models and with your own documents, on your own machine",
-        "在自己的机器上与开源模型对话,向自己的文档提问",
+        "在自己的机器上与开源模型对话，向自己的文档提问",
     )
     other_language = Both("中文", "English")
     other_page = Both("./zh", "./?lang=en")
@@ -44,32 +44,35 @@ class Texts:
     )
     lost = Both(
         "Something went wrong while answering. Please try again; the server log has the details.",
-        "回答时出现意外错误,请重试;详情见服务器日志。",
+        "回答时出现意外错误，请重试；详情见服务器日志。",
     )
     too_long = Both(
         "The message is longer than {limit} characters. Please shorten it, or upload it as a document.",
-        "消息超过 {limit} 个字符,请缩短,或作为文档上传。",
+        "消息超过 {limit} 个字符，请缩短，或作为文档上传。",
     )
     busy_here = Both(
         "An answer is still being written. Stop it first.",
-        "上一个回答还在生成,请先停止。",
+        "上一个回答还在生成，请先停止。",
     )
+
+    notice = Both("Please note", "提示")
+    not_a_number = Both("“{field}” must be a number.", "“{field}”必须是数字。")
 
     # Chat tab
     chat_tab = Both("Chat", "对话")
     chat_placeholder = Both("Ask anything", "随便问点什么")
     chat_empty = Both(
-        "### What is on your mind?\nAnswers come from **{model}**.", "### 想聊点什么?\n由 **{model}** 回答。"
+        "### What is on your mind?\nAnswers come from **{model}**.", "### 想聊点什么？\n由 **{model}** 回答。"
     )
     chat_no_model = Both(
-        "### No language model is loaded yet\nLoad one in the panel on the left, or start with the small one below.",
-        "### 还没有加载语言模型\n请在左侧面板加载,或先用下面的小模型。",
+        "### Ask anything\nAs soon as a language model is loaded, it answers here.",
+        "### 随便问点什么\n加载语言模型后，即可在此对话。",
     )
     no_model_notice = Both(
         "**No language model is loaded.** Load {starter} with one click: it answers on a CPU and is downloaded once "
         "(about {gib:.1f} GiB). Without a model the LangChain tab still quotes from your documents.",
-        "**还没有加载语言模型。** 一键加载 {starter}:可在 CPU 上回答,只需下载一次(约 {gib:.1f} GiB)。"
-        "没有模型时,LangChain 页仍可引用文档原文作答。",
+        "**还没有加载语言模型。** 一键加载 {starter}：可在 CPU 上回答，只需下载一次（约 {gib:.1f} GiB）。"
+        "没有模型时，LangChain 页仍可引用文档原文作答。",
     )
     load_starter = Both("Load {starter}", "加载 {starter}")
 
@@ -78,9 +81,9 @@ class Texts:
     base_label = Both("Knowledge base", "知识库")
     base_info = Both("Questions are answered from this one", "回答以此知识库为依据")
     new_base = Both("New knowledge base", "新建知识库")
-    new_base_placeholder = Both("A name, e.g. Handbook", "名称,例如:员工手册")
+    new_base_placeholder = Both("A name, e.g. Handbook", "名称，例如：员工手册")
     create = Both("Create", "新建")
-    upload_label = Both("Documents (txt, md, docx, pdf)", "文档(txt、md、docx、pdf)")
+    upload_label = Both("Documents (txt, md, docx, pdf)", "文档（txt、md、docx、pdf）")
     vectorize = Both("Vectorize", "向量化")
     manage = Both("Manage", "管理")
     remove_file = Both("Remove a document", "移除文档")
@@ -88,22 +91,24 @@ class Texts:
     delete_base = Both("Delete this knowledge base", "删除此知识库")
     delete_base_sure = Both(
         "Delete “{name}” with its {files} documents? This cannot be undone.",
-        "删除“{name}”及其中 {files} 个文档?此操作无法撤销。",
+        "删除“{name}”及其中 {files} 个文档？此操作无法撤销。",
     )
     delete_yes = Both("Delete", "删除")
     cancel = Both("Cancel", "取消")
     default_base = Both("default", "default")
     ask_placeholder = Both("Ask your documents", "向文档提问")
     langchain_empty = Both(
-        "### Ask your documents\nUpload files on the left, press *Vectorize*, then ask. Every answer names its file and page.",
-        "### 向文档提问\n在左侧上传文件,点击*向量化*,然后提问。每个回答都注明文件与页码。",
+        "### Ask your documents\nUpload files, press *Vectorize*, then ask. Every answer names its file and page.",
+        "### 向文档提问\n上传文件，点击「向量化」，然后提问。每个回答都注明文件与页码。",
     )
     quote_mode = Both(
         "Quote mode: no language model is loaded, so answers are the best-matching sentences of your documents.",
-        "引用模式:未加载语言模型,回答为文档中最匹配的原句。",
+        "引用模式：未加载语言模型，回答为文档中最匹配的原句。",
     )
     nothing_uploaded = Both("Choose one or more files first.", "请先选择一个或多个文件。")
-    not_uploaded = Both("That file was not uploaded here. Please choose it again.", "该文件不是在此上传的,请重新选择。")
+    not_uploaded = Both(
+        "That file was not uploaded here. Please choose it again.", "该文件不是在此上传的，请重新选择。"
+    )
     no_base = Both("Choose or create a knowledge base first.", "请先选择或新建知识库。")
     no_files = Both("No documents here yet.", "这里还没有文档。")
     sources = Both("Sources", "来源")
@@ -117,12 +122,11 @@ class Texts:
     parsing = Both("Reading", "读取中")
     embedding = Both("Vectorizing", "向量化中")
     searchable = Both("searchable", "可检索")
-    failed = Both("failed", "失败")
+    failed_why = Both("failed: {why}", "失败：{why}")
     pages_one = Both("1 page", "1 页")
     pages_many = Both("{n} pages", "{n} 页")
     passages_one = Both("1 passage", "1 个段落")
     passages_many = Both("{n} passages", "{n} 个段落")
-    removed = Both("“{name}” was removed.", "已移除“{name}”。")
 
     # Model panel
     model_panel = Both("Model", "模型")
@@ -148,12 +152,12 @@ class Texts:
     load = Both("Load", "加载")
     unload = Both("Unload", "卸载")
     no_path = Both(
-        "Choose a model from the menu, or type a folder or hub id.", "请从菜单选择模型,或填写目录或模型库 ID。"
+        "Choose a model from the menu, or type a folder or hub id.", "请从菜单选择模型，或填写目录或模型库 ID。"
     )
     memory = Both("needs about {need:.1f} GiB · {free:.1f} GiB free", "约需 {need:.1f} GiB · 可用 {free:.1f} GiB")
     memory_short = Both(
         "needs about {need:.1f} GiB, but only {free:.1f} GiB are free",
-        "约需 {need:.1f} GiB,但仅有 {free:.1f} GiB 可用",
+        "约需 {need:.1f} GiB，但仅有 {free:.1f} GiB 可用",
     )
     memory_free = Both("{free:.1f} GiB of memory free", "可用内存 {free:.1f} GiB")
     log = Both("Engine log", "引擎日志")
@@ -170,18 +174,20 @@ class Texts:
     top_p = Both("Top-p", "Top-p")
     repetition_penalty = Both("Repetition penalty", "重复惩罚")
     seed = Both("Seed", "随机种子")
-    greedy = Both("Greedy (always the likeliest token)", "贪心解码(总取概率最高的词元)")
-    stop_texts = Both("Stop texts, one per line", "停止文本,每行一个")
+    greedy = Both("Greedy (always the likeliest token)", "贪心解码（总取概率最高的词元）")
+    stop_texts = Both("Stop texts, one per line", "停止文本，每行一个")
     default = Both("default", "默认")
 
+    separator = Both(", ", "，")
+
     def reason(self, reason: str) -> str:
-        """The sentence for a closed-list reason why a file could not be read, or "" (the English page shows the error as it is)."""
+        """The Chinese sentence for a closed-list reason of an unreadable file; "" where the error itself is shown."""
         return _REASONS.get(reason, "") if self.language == "zh" else ""
 
     def error(self, code: str, message: str) -> str:
         """A message of the error tree; on the Chinese page its kind is named in Chinese in front."""
         kind = _KINDS.get(code, "出错了") if self.language == "zh" else ""
-        return f"{kind}:{message}" if kind else message
+        return f"{kind}：{message}" if kind else message
 
     def stage(self, stage: str) -> str:
         """The stage of a load as a word of the page; unknown stages are shown as they are."""
@@ -189,14 +195,15 @@ class Texts:
 
 
 _REASONS = {
-    "encrypted": "文件有密码保护,请去除密码后重新上传。",
-    "damaged": "文件已损坏,请重新导出后再上传。",
-    "no_text": "文件中没有可读文字(可能是扫描件),请先做文字识别。",
-    "unsupported": "不支持这种格式,请使用 txt、md、docx 或 pdf。",
-    "unsafe": "文件内容不安全,未予读取。",
-    "too_slow": "读取时间过长,请拆分后再上传。",
-    "too_large": "文件过大,请拆分后再上传。",
+    "encrypted": "文件有密码保护，请去除密码后重新上传。",
+    "damaged": "文件已损坏，请重新导出后再上传。",
+    "no_text": "文件中没有可读文字（可能是扫描件），请先做文字识别。",
+    "unsupported": "不支持这种格式，请使用 txt、md、docx 或 pdf。",
+    "unsafe": "文件内容不安全，未予读取。",
+    "too_slow": "读取时间过长，请拆分后再上传。",
+    "too_large": "文件过大，请拆分后再上传。",
     "empty": "文件是空的。",
+    "internal": "处理时出现意外错误，请重新上传；详情见服务器日志。",
 }
 _KINDS = {
     "invalid_request": "请求有误",
