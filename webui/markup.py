@@ -48,13 +48,17 @@ def files(records: Iterable[FileRecord], texts: Texts) -> str:
 
 def _file(record: FileRecord, texts: Texts) -> str:
     name = f'<span class="q-file-name">{_label(record.name)}</span>'
-    if record.state in ("searchable", "failed"):
-        return f'<div class="q-file q-{record.state}">{name}<span class="q-file-result">{escape(result(record, texts))}</span></div>'
+    if record.finished:
+        return f'<div class="q-file q-{escape(record.state)}">{name}{_outcome(result(record, texts))}</div>'
     word = {"parsing": texts.parsing, "embedding": texts.embedding}.get(record.state, texts.uploaded)
     waiting = record.state == "uploaded"
     percent = "" if waiting else f" {_percent(record.progress)}%"
     progress = "" if waiting else bar(record.progress)
-    return f'<div class="q-file q-working">{name}<span class="q-file-result">{escape(word)}{percent}</span>{progress}</div>'
+    return f'<div class="q-file q-working">{name}{_outcome(word + percent)}{progress}</div>'
+
+
+def _outcome(text: str) -> str:
+    return f'<span class="q-file-result">{escape(text)}</span>'
 
 
 def result(record: FileRecord, texts: Texts) -> str:
@@ -74,7 +78,8 @@ def sources(found: tuple[Source, ...], texts: Texts) -> str:
     """The sources under an answer: number, file, page and score, each opening its passage."""
     if not found:
         return f'<div class="q-sources q-quiet">{escape(texts.no_sources)}</div>'
-    return f'<div class="q-sources"><div class="q-sources-title">{escape(texts.sources)}</div>{"".join(_source(s, texts) for s in found)}</div>'
+    title = f'<div class="q-sources-title">{escape(texts.sources)}</div>'
+    return f'<div class="q-sources">{title}{"".join(_source(source, texts) for source in found)}</div>'
 
 
 def _source(source: Source, texts: Texts) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ASSETS = Path(__file__).resolve().parent.parent / "assets"
 SYSTEM_FOLDERS = (
     "/bin", "/boot", "/data", "/dev", "/etc", "/home", "/lib", "/lib64", "/media", "/mnt", "/opt", "/proc", "/root",
-    "/run", "/sbin", "/srv", "/sys", "/tmp", "/usr", "/var",
+    "/run", "/sbin", "/srv", "/sys", "/usr", "/var",
 )  # fmt: skip
 WAITING_EVENTS = 64
 SESSIONS = 500
@@ -61,6 +61,7 @@ def build(
 ) -> GuardedBlocks:
     """The Blocks with both pages, locked and with its queue, ready to mount."""
     conversations = Conversations()
+    demo: GuardedBlocks
     with GuardedBlocks(title=ENGLISH.title, analytics_enabled=False, fill_height=True, fill_width=True,
                        delete_cache=(600, 3600)) as demo:  # fmt: skip
         build_page(demo, ENGLISH, models, knowledge, chat, conversations, settings.upload_folder)
@@ -75,7 +76,7 @@ def build(
 
 
 def blocked_folders(folders: list[str | Path], spared: Path) -> list[str]:
-    """These folders, and for one that holds `spared`, everything in it but the way there (blocking wins over all else)."""
+    """These folders; of one that holds `spared`, everything in it but the way there, because blocking wins."""
     blocked: set[str] = set()
     for folder in {Path(name).resolve() for name in folders}:
         while spared.is_relative_to(folder) and spared != folder:

@@ -33,7 +33,7 @@ def build_sampling(texts: Texts) -> list[gr.components.Component]:
                     max_length=30,
                     min_width=110,
                     elem_id=name,
-                )  # fmt: skip
+                )
                 for name in NUMBERS
             ]
         greedy = gr.Checkbox(label=texts.greedy)

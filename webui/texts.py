@@ -106,9 +106,7 @@ class Texts:
         "引用模式：未加载语言模型，回答为文档中最匹配的原句。",
     )
     nothing_uploaded = Both("Choose one or more files first.", "请先选择一个或多个文件。")
-    not_uploaded = Both(
-        "That file was not uploaded here. Please choose it again.", "该文件不是在此上传的，请重新选择。"
-    )
+    not_uploaded = Both("That file was not uploaded here. Please choose it again.", "该文件并非在此上传，请重新选择。")
     no_base = Both("Choose or create a knowledge base first.", "请先选择或新建知识库。")
     no_files = Both("No documents here yet.", "这里还没有文档。")
     sources = Both("Sources", "来源")
