@@ -17,7 +17,7 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
@@ -140,6 +140,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         parser.error(f"argument --backend: {given.backend} does not go with --engine-url, leave one of them out")
     if given.backend in ("vllm", "transformers") and not given.model_path:
         parser.error(f"argument --backend: {given.backend} needs a model, in --model-path")
+    if given.backend == "quote" and given.model_path:
+        parser.error("argument --backend: quote needs no model, leave out --model-path or --backend")
     return Settings(
         host=given.host,
         port=given.port,
@@ -215,58 +217,66 @@ def quiet_libraries(environment: Any) -> None:
     )  # fmt: skip
 
 
-def build(settings: Settings) -> tuple[FastAPI, Any]:
-    """The whole ASGI app, and the manager of its models."""
+def serve(settings: Settings, listener: socket.socket) -> None:
+    """Build the services and the one app, and answer requests until a signal ends it. Raises CannotStart."""
     from api.server import ApiSettings, create_app
+    from api.serving import Server
+    from backends.errors import QuartetError
     from backends.models import EngineSettings, ModelManager, ModelSpec
-    from rag.late import LateChat, LateKnowledge
+    from rag.chain import ChatService
+    from rag.knowledge import KnowledgeService
     from webui.page import PageSettings, mount_page
 
-    models = ModelManager(
-        EngineSettings(
-            data_dir=settings.data_dir,
-            engine_url=settings.engine_url,
-            engine_key=settings.engine_key,
-            engine_args=settings.engine_args,
-            precision=settings.precision,
-            vllm_python=settings.vllm_python,
-        )
+    engines = EngineSettings(
+        data_dir=settings.data_dir,
+        engine_url=settings.engine_url,
+        engine_key=settings.engine_key,
+        engine_args=settings.engine_args,
+        precision=settings.precision,
+        vllm_python=settings.vllm_python,
     )
-    knowledge = LateKnowledge(settings.data_dir, settings.embedding_model)
-    chat = LateChat(models, knowledge, lambda: models.status.context_length)
+    models = ModelManager(engines)
+    knowledge = KnowledgeService(settings.data_dir, settings.embedding_model)
+    chat = ChatService(models, knowledge, lambda: models.status.context_length)
+    opened = asyncio.Event()
+    trouble: list[QuartetError] = []
+
+    async def open_knowledge() -> None:
+        """Takes about a second, most of it imports: the page does not wait for it, only what needs documents does."""
+        try:
+            await knowledge.start()
+            opened.set()
+        except QuartetError as error:
+            trouble.append(error)
+            server.should_exit = True
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         if settings.model_path or settings.engine_url:
             models.start_loading(ModelSpec(settings.model_path, settings.model_type, settings.backend))
-        await knowledge.start()
+        opening = asyncio.create_task(open_knowledge())
         try:
             yield
         finally:
             await models.close()
+            await opening
             await knowledge.close()
-
-    incoming = settings.data_dir / "incoming"
-    shutil.rmtree(incoming, ignore_errors=True)  # what a killed process left there
-    incoming.mkdir(mode=0o700)
-    app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), lifespan)
-    mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
-    return app, models
-
-
-def serve(settings: Settings, listener: socket.socket) -> None:
-    """Build the app and answer requests until a signal ends it."""
-    from api.serving import Server
-
-    app, models = build(settings)
 
     def listening() -> None:
         print(f"Quartet is ready at {settings.url}  (Ctrl-C ends it)", flush=True)
 
     def draining(answers: int) -> None:
-        print(f"Ending after the {answers} answers under way; Ctrl-C again ends at once.", flush=True)
+        print(f"Ending after {answers} answers under way; Ctrl-C again ends at once.", flush=True)
 
-    asyncio.run(Server(app, listening, lambda: models.status.in_flight, draining).serve([listener]))
+    incoming = settings.data_dir / "incoming"
+    shutil.rmtree(incoming, ignore_errors=True)  # what a killed process left there
+    incoming.mkdir(mode=0o700)
+    app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), opened, lifespan)
+    mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
+    server = Server(app, listening, lambda: models.status.in_flight, draining)
+    asyncio.run(server.serve([listener]))
+    if trouble:
+        raise CannotStart(trouble[0].message)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -276,20 +286,16 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("quartet").setLevel(logging.INFO)
     try:
-        listener = open_port(settings.host, settings.port)
-        lock = claim(settings.data_dir)
+        with open_port(settings.host, settings.port) as listener, claim(settings.data_dir):
+            quiet_libraries(os.environ)
+            token = settings.token
+            if settings.public and not token:
+                token = secrets.token_urlsafe(32)
+                print(f"Token for this run (log in with it; set QUARTET_TOKEN to choose your own): {token}", flush=True)
+            serve(replace(settings, token=token, port=listener.getsockname()[1]), listener)
     except CannotStart as reason:
         print(f"Quartet: {reason}", file=sys.stderr)
         return 2
-    quiet_libraries(os.environ)
-    token = settings.token
-    if settings.public and not token:
-        token = secrets.token_urlsafe(32)
-        print(f"Token for this run (log in with it; set QUARTET_TOKEN to choose your own): {token}", flush=True)
-    with lock, listener:
-        from dataclasses import replace
-
-        serve(replace(settings, token=token, port=listener.getsockname()[1]), listener)
     return 0
 
 

@@ -28,7 +28,6 @@ from backends.errors import (
     TooLarge,
     Unauthorized,
 )
-from rag.errors import UnreadableFile
 
 logger = logging.getLogger("quartet.api")
 
@@ -39,7 +38,6 @@ STATUS: Mapping[type[QuartetError], int] = {
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
-    UnreadableFile: 422,
     ModelUnusable: 422,
     Busy: 429,
     ModelError: 500,

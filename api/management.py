@@ -35,7 +35,7 @@ class LoadModel(BaseModel):
 
     model_path: str
     model_type: str = ""
-    backend: Literal["auto", "vllm", "transformers", "openai", "quote"] = "auto"
+    backend: Literal["auto", "vllm", "transformers", "openai"] = "auto"
 
 
 @dataclass(frozen=True)

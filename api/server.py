@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from api import article, errors, health, knowledge_bases, login, management
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
+from api.opening import HoldUntilOpen
 from api.sessions import Attempts, Sessions
 
 if TYPE_CHECKING:
@@ -42,9 +44,13 @@ def create_app(
     knowledge: KnowledgeService,
     chat: ChatService,
     settings: ApiSettings,
+    opened: asyncio.Event,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
-    """The app with all HTTP routes. Whatever is mounted on it later is behind the same guards."""
+    """The app with all HTTP routes. Whatever is mounted on it later is behind the same guards.
+
+    Until `opened` is set, requests that may need the services wait.
+    """
     token, sessions = Token(settings.token), Sessions()
 
     def limit_of(path: str) -> int:
@@ -62,6 +68,7 @@ def create_app(
             Middleware(errors.CatchUnexpected),
             Middleware(Access, token, sessions, Attempts(100, 60)),
             Middleware(BodyLimits, limit_of),
+            Middleware(HoldUntilOpen, opened),
             # Allows nobody. It is here because Gradio brings an open CORS policy of its own unless it finds one.
             Middleware(CORSMiddleware),
         ],

@@ -57,6 +57,10 @@ class RunningServer:
         with self.client() as client:
             return client.request("POST", path, **options)  # type: ignore[arg-type]
 
+    def delete(self, path: str) -> httpx.Response:
+        with self.client() as client:
+            return client.delete(path)
+
     def wait_for_model(self, limit: float = 120.0) -> dict[str, object]:
         """Wait until the model it was started with is ready; fails with the server's reason when it never is."""
         deadline = time.monotonic() + limit
