@@ -27,9 +27,9 @@ Body = dict[str, Any]
 
 
 class OpenAIChatModel:
-    """A ChatModel over `base_url` (it ends in /v1). `prepared` may change each request body, for servers with a dialect.
+    """A ChatModel over `base_url` (it ends in /v1). `prepared` may change each request body (a dialect).
 
-    `first_token_timeout` and `idle_timeout` are in seconds; `close()` closes the connections.
+    `context_length` is what the server says that it takes, in tokens; the timeouts are in seconds.
     """
 
     def __init__(
@@ -39,9 +39,11 @@ class OpenAIChatModel:
         api_key: str = "",
         prepared: Callable[[Body], Body] | None = None,
         *,
+        context_length: int | None = None,
         first_token_timeout: float = 300.0,
         idle_timeout: float = 60.0,
     ) -> None:
+        self.context_length = context_length
         self._url = base_url.rstrip("/") + "/chat/completions"
         self._model = model
         self._prepared = prepared
@@ -50,6 +52,7 @@ class OpenAIChatModel:
         self._client = new_client(base_url, api_key)
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._client.aclose()
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:

@@ -27,9 +27,9 @@ _SENTENCE_END = re.compile(r"(?<=[。！？；])|(?<=[.!?])(?=\s)|(?<=[.!?][\"�
 # Words that tell nothing about what is asked.
 _STOP_WORDS = frozenset(
     _WORD.findall(
-        "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me my "
-        "no not of on or our shall should so than that the their them then there these they this those to us was we were "
-        "what when where which who whom whose why will with would you your about tell please"
+        "a an and are as at be been but by can could did do does for from had has have how i if in into is it its me "
+        "my no not of on or our shall should so than that the their them then there these they this those to us was we "
+        "were what when where which who whom whose why will with would you your about tell please"
     )
 )
 _STOP_BIGRAMS = frozenset(

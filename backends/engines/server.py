@@ -6,7 +6,6 @@ Shared by vLLM and transformers. Knows the OpenAI protocol only as `/health`; kn
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from backends.engines.base import Report
+from backends.engines.failures import why_it_ended
 from backends.errors import EngineFailed
 from backends.openai_client import new_client
 from backends.process import EngineProcess, free_loopback_port
@@ -117,57 +117,3 @@ def _stage(response: httpx.Response) -> Progress | None:
         return Progress(str(body["stage"]), int(body.get("done") or 0), int(body.get("total") or 0))
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
-
-
-# What a log says -> what a person is told, first match wins.
-_REASONS = (
-    (
-        r"out of memory|OutOfMemoryError|Cannot allocate memory|MemoryError|No available memory for the cache blocks",
-        "there was not enough memory for the model; choose a smaller one, or give it less context with --engine-args "
-        "(--max-model-len).",
-    ),
-    (
-        r"larger than the maximum number of tokens that can be stored in KV cache",
-        "the memory left beside the weights is too small for the model's context; "
-        "set a smaller one with --engine-args --max-model-len.",
-    ),
-    (r"address already in use", "its port was taken by another program; try again."),
-    (
-        r"are not supported for now|does not recognize this architecture|Unrecognized model|no vLLM implementation",
-        "the engine does not support this model's architecture; try --backend transformers.",
-    ),
-    (r"unrecognized arguments?: (?P<what>.{1,100})", "it does not know these --engine-args: {what}."),
-    (r"No module named '?(?P<what>[\w.]+)", "the Python package {what} is missing in its environment."),
-    (
-        r"No such file or directory: '?(?P<what>[^'\n]{1,200})|FileNotFoundError: (?P<what2>[^\n]{1,200})",
-        "a file is missing: {what}.",
-    ),
-    (
-        r"SafetensorError|Error while deserializing|PytorchStreamReader failed",
-        "a weight file is damaged; fetch it again.",
-    ),
-    (r"No space left on device", "the disk is full."),
-    (r"CUDA driver|no CUDA-capable device|NVIDIA driver", "the graphics driver could not be used."),
-)
-
-
-def why_it_ended(log: Sequence[str], code: int) -> str:
-    """One sentence: what the log says, or else its last line, or how the process ended."""
-    text = "\n".join(log)
-    for pattern, sentence in _REASONS:
-        if match := re.search(pattern, text, re.IGNORECASE):
-            what = next((group for group in match.groupdict().values() if group), "")
-            return sentence.format(what=what.strip())
-    if code == -9:
-        return "its process was killed, most often because the machine ran out of memory."
-    last = _last_telling(log)
-    ending = f"a signal ({-code})" if code < 0 else f"exit code {code}"
-    return f"its process ended with {ending}" + (f"; its last words were: {last}" if last else " and said nothing.")
-
-
-def _last_telling(log: Sequence[str]) -> str:
-    """The last line that names an error, else the last line; without time stamp, class name or traceback arrows."""
-    named = [line for line in log if re.search(r"\b\w*(?:Error|Exception)\b: ", line)]
-    line = (named or list(log) or [""])[-1]
-    line = re.sub(r"^.*?\b(?:\w+\.)*\w*(?:Error|Exception)\b: ", "", line)
-    return line[:300]

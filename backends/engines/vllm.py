@@ -1,0 +1,144 @@
+"""vLLM as a child process, from a virtual environment of its own. Knows its flags and its log; imports none of it."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import math
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from backends.engines.base import Report
+from backends.engines.remote import served_model
+from backends.engines.server import Launch, LocalServer
+from backends.errors import EngineFailed
+from backends.hardware import GIB, Gpu, gpus
+from backends.openai_client import OpenAIChatModel
+from backends.types import Progress
+
+_ROOT = Path(__file__).resolve().parents[2]
+# What stays free of a GPU beside vLLM, for the driver and the embedding model.
+_GPU_RESERVE = GIB
+_CPU_KV_GIB = (1, 8)  # at least, at most
+# Attention with a slope per head (ALiBi) and the 2D positions of the first ChatGLM have no implementation in vLLM.
+_NOT_SERVED = re.compile(r"chatglm1?|baichuan2?-13b")
+
+
+def vllm_serves(kind: str) -> bool:
+    """Whether vLLM can serve this kind of checkpoint, converted or native."""
+    return _NOT_SERVED.fullmatch(kind) is None
+
+
+def vllm_python(configured: str = "") -> str:
+    """The Python that has vLLM: as set, that of `make vllm`, or this one; "" when none has it. Blocking."""
+    own = _ROOT / ".venv-vllm" / "bin" / "python"
+    if configured:
+        return configured
+    if own.exists() and any(own.parents[1].glob("lib/python3*/site-packages/vllm/__init__.py")):
+        return str(own)
+    return sys.executable if importlib.util.find_spec("vllm") is not None else ""
+
+
+@dataclass(frozen=True)
+class VllmOptions:
+    """How to run it: `python` has vLLM ("" = nobody has), `engine_args` are handed on, `kv_bytes` is one full context."""
+
+    python: str
+    precision: str = "auto"
+    engine_args: tuple[str, ...] = ()
+    kv_bytes: int = 0
+
+
+class VllmEngine:
+    """Serves the model in `folder` as `name`."""
+
+    backend = "vllm"
+
+    def __init__(self, folder: Path, name: str, log_file: Path, options: VllmOptions) -> None:
+        self._folder, self._name, self._options = folder, name, options
+        self._server = LocalServer(self._launch, log_file, progress_in)
+        self._gpus: list[Gpu] = []
+
+    async def start(self, report: Report) -> OpenAIChatModel:
+        """Raises EngineFailed with the reason in plain words."""
+        if not self._options.python:
+            raise EngineFailed("vLLM is not installed: run `make vllm` once, or use --backend transformers.")
+        report(Progress("starting vLLM"))
+        self._gpus = await asyncio.to_thread(gpus)
+        await self._server.start(report)
+        served = await served_model(self._server.base_url, self._server.key)
+        length = served.context_length
+        return OpenAIChatModel(self._server.base_url, self._name, self._server.key, context_length=length)
+
+    def _launch(self, port: int, key: str) -> Launch:
+        extra = self._options.engine_args
+        flags = {"--max-model-len": "auto", "--disable-access-log-for-endpoints": "/health"}
+        if self._options.precision != "auto":
+            flags["--dtype"] = self._options.precision
+        if self._gpus:
+            flags["--gpu-memory-utilization"] = f"{gpu_share(self._gpus):.3f}"
+        ours = [part for flag, value in flags.items() if not given(flag, extra) for part in (flag, value)]
+        command = [self._options.python, "-m", "vllm.entrypoints.openai.api_server"]
+        command += ["--host", "127.0.0.1", "--port", str(port), "--model", str(self._folder)]
+        command += ["--served-model-name", self._name, *ours, *extra]
+        return Launch(command, environment(key, 0 if self._gpus else self._options.kv_bytes))
+
+    async def stop(self) -> None:
+        await self._server.stop()
+
+    async def ended(self) -> str:
+        return await self._server.ended()
+
+    def log_tail(self) -> list[str]:
+        return self._server.log_tail()
+
+
+def given(flag: str, extra: Sequence[str]) -> bool:
+    """Whether the operator set this flag, as `--flag value`, `--flag=value` or with underscores."""
+    return any(part.split("=")[0].replace("_", "-") == flag for part in extra)
+
+
+def gpu_share(found: Sequence[Gpu]) -> float:
+    """The part of each GPU's memory that vLLM may take: what is free on the fullest one, less a reserve."""
+    return max(0.05, min(0.92, *((gpu.free - _GPU_RESERVE) / gpu.total for gpu in found)))
+
+
+def environment(key: str, cpu_kv_bytes: int) -> dict[str, str]:
+    """The key, no telemetry, no network; on a CPU also how many GiB the attention cache gets: two full contexts."""
+    env = {
+        "VLLM_API_KEY": key,
+        "VLLM_NO_USAGE_STATS": "1",
+        "DO_NOT_TRACK": "1",
+        "HF_HUB_OFFLINE": "1",
+        "TRANSFORMERS_OFFLINE": "1",
+        "PYTHONUNBUFFERED": "1",
+        # `python -m` would else put the folder that we run in first among the places to import from.
+        "PYTHONSAFEPATH": "1",
+    }
+    if cpu_kv_bytes:
+        least, most = _CPU_KV_GIB
+        env["VLLM_CPU_KVCACHE_SPACE"] = str(min(most, max(least, math.ceil(2 * cpu_kv_bytes / GIB))))
+    return env
+
+
+_STAGES = (
+    (re.compile(r"Loading \S+ checkpoint shards.*?(\d+)/(\d+)"), "loading weights"),
+    (re.compile(r"Capturing CUDA graphs.*?(\d+)/(\d+)"), "recording graphs"),
+    (re.compile(r"Starting to load model|Loading weights"), "loading weights"),
+    (re.compile(r"torch\.compile|Compiling a graph|Dynamo bytecode"), "compiling"),
+    (re.compile(r"KV cache size|KV cache memory|init engine"), "reserving memory"),
+    (re.compile(r"Starting vLLM|Application startup"), "almost ready"),
+)
+
+
+def progress_in(lines: Sequence[str]) -> Progress | None:
+    """The stage that the newest telling log line stands for."""
+    for line in reversed(lines):
+        for pattern, stage in _STAGES:
+            if match := pattern.search(line):
+                done, total = (int(number) for number in match.groups()) if match.groups() else (0, 0)
+                return Progress(stage, done, total)
+    return None

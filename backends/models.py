@@ -1,0 +1,243 @@
+"""The model in service: load, switch, unload, while people are chatting. Knows no engine by name and no web."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from backends.engines.base import Report
+from backends.engines.quote import QuoteModel
+from backends.errors import Busy, Conflict, EngineFailed, QuartetError
+from backends.preparation import prepare_candidate
+from backends.service import RestartPolicy, Service
+from backends.specs import Candidate, EngineSettings, ModelSpec, ModelStatus, State
+from backends.types import Delta, Message, Progress, SamplingParams
+
+__all__ = ["EngineSettings", "ModelManager", "ModelSpec", "ModelStatus", "SwitchPolicy"]
+
+# (spec, settings, bytes that ending the old model gives back, report) -> what to start, and whether it fits beside.
+Prepare = Callable[[ModelSpec, EngineSettings, int, Report], Awaitable[tuple[Candidate, bool]]]
+
+
+@dataclass(frozen=True)
+class SwitchPolicy:
+    """Seconds: how long a replaced model may finish its answers, and how long a request waits while none is there."""
+
+    drain: float = 120.0
+    wait: float = 120.0
+    restart: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+class ModelManager:
+    """One model at a time, switched while it is used. Is itself a ChatModel: the model in service, or quote."""
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        prepare: Prepare = prepare_candidate,
+        policy: SwitchPolicy | None = None,
+    ) -> None:
+        self._settings, self._prepare, self._policy = settings, prepare, policy or SwitchPolicy()
+        self._quote = QuoteModel()
+        self._service: Service | None = None
+        self._load: asyncio.Task[None] | None = None
+        self._retiring: dict[asyncio.Task[None], Service] = {}
+        self._loading: ModelSpec | None = None
+        self._starting = False  # between "nothing serves any more" and "the new one (or the old one again) serves"
+        self._progress: Progress | None = None
+        self._error = ""
+        self._changed = asyncio.Event()
+
+    @property
+    def status(self) -> ModelStatus:
+        service = self._service
+        candidate = service.candidate if service else None
+        return ModelStatus(
+            state=self._state(),
+            name=candidate.name if candidate else "",
+            backend=candidate.backend if candidate else "quote",
+            family=candidate.family if candidate else "",
+            context_length=service.context_length if service else None,
+            loading=self._loading.model_path or self._settings.engine_url if self._loading else "",
+            progress=self._progress,
+            error=(service.error if service else "") or self._error,
+            in_flight=service.in_flight if service else 0,
+            log_tail=service.log_tail() if service else (),
+        )
+
+    def _state(self) -> State:
+        if self._loading is not None:
+            return "loading"
+        if self._service is not None and self._service.restarting:
+            return "restarting"
+        if self._error or (self._service is not None and not self._service.ready):
+            return "failed"
+        return "ready" if self._service is not None else "empty"
+
+    async def changes(self) -> AsyncGenerator[ModelStatus, None]:
+        """The status now, then again after each change; a slow reader sees the newest and misses those between."""
+        while True:
+            changed = self._changed
+            yield self.status
+            await changed.wait()
+
+    def _publish(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    # -- loading ------------------------------------------------------------------------------------------------
+
+    async def load(self, spec: ModelSpec) -> ModelStatus:
+        """Returns when the model is ready. Raises Conflict while another load is running, or why it cannot be served;
+        whoever stops waiting does not stop the load."""
+        if (task := self._begin(spec)) is not None:
+            await asyncio.wait([task])
+            if task.cancelled():
+                raise Conflict("The load was given up because the model was unloaded meanwhile.")
+            task.result()
+        return self.status
+
+    def start_loading(self, spec: ModelSpec) -> None:
+        """The same in the background; `status` tells how it went. Raises Conflict."""
+        self._begin(spec)
+
+    def _begin(self, spec: ModelSpec) -> asyncio.Task[None] | None:
+        """None when this model is in service already."""
+        if self._load is not None:
+            raise Conflict("Another model is being loaded; wait until it is ready, or unload it first.")
+        if self._service is not None and self._service.candidate.spec == spec and self._service.ready:
+            self._error = ""
+            self._publish()
+            return None
+        self._loading, self._progress, self._error = spec, Progress("preparing"), ""
+        self._load = asyncio.create_task(self._run(spec))
+        self._load.add_done_callback(_outcome_is_in_status)
+        self._publish()
+        return self._load
+
+    async def _run(self, spec: ModelSpec) -> None:
+        try:
+            await self._switch(spec)
+        except QuartetError as error:
+            self._error = error.message
+            raise
+        except Exception as error:
+            self._error = (
+                "The model could not be loaded because of an internal error; the server's log has the details."
+            )
+            raise EngineFailed(self._error) from error
+        finally:
+            self._loading, self._progress, self._load, self._starting = None, None, None, False
+            self._publish()
+
+    async def _switch(self, spec: ModelSpec) -> None:
+        old = self._service
+        leaving = [*self._retiring.values(), *([old] if old is not None and old.ready else [])]
+        given_back = sum(service.candidate.memory for service in leaving)
+        candidate, fits_beside = await self._prepare(spec, self._settings, given_back, self._report)
+        if not fits_beside:
+            await self._retired()
+        new = Service(candidate, self._publish, self._policy.restart)
+        if old is None or fits_beside:
+            self._starting = old is None
+            await new.start(self._report)
+        else:
+            await self._replace(old, new)
+        self._service = new
+        if old is not None and fits_beside:
+            self._retire(old)
+
+    async def _replace(self, old: Service, new: Service) -> None:
+        """First the old one out, then the new one in; when that fails, the old one in again."""
+        self._report(Progress("waiting for running answers"))
+        self._starting, self._service = True, None
+        try:
+            await old.stop(self._policy.drain)
+            await new.start(self._report)
+        except BaseException:
+            # Cancelled by unload or close: nobody wants the old one back.
+            if asyncio.current_task().cancelling():  # type: ignore[union-attr]  # this is a task
+                await old.stop()
+                raise
+            self._report(Progress("going back to the model before"))
+            with contextlib.suppress(QuartetError):
+                await old.start(self._report)
+                self._service = old
+            raise
+
+    def _report(self, progress: Progress) -> None:
+        if progress != self._progress:
+            self._progress = progress
+            self._publish()
+
+    def _retire(self, service: Service) -> None:
+        task = asyncio.create_task(service.stop(self._policy.drain))
+        self._retiring[task] = service
+        task.add_done_callback(lambda over: self._retiring.pop(over))
+
+    async def _retired(self) -> None:
+        if self._retiring:
+            await asyncio.wait(self._retiring)
+
+    # -- answering ----------------------------------------------------------------------------------------------
+
+    async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+        """As ChatModel; a request that arrives while no model is there waits a bounded time, then raises Busy."""
+        model = await self._model_for(messages)
+        async with aclosing(model.stream(messages, params)) as deltas:
+            async for delta in deltas:
+                yield delta
+
+    async def _model_for(self, messages: Sequence[Message]) -> Service | QuoteModel:
+        try:
+            async with asyncio.timeout(self._policy.wait):
+                while True:
+                    service, changed = self._service, self._changed
+                    if service is not None and not service.restarting:
+                        return service
+                    if service is None and not self._starting:
+                        return self._without_model(messages)
+                    await changed.wait()
+        except TimeoutError as error:
+            raise Busy(self._still_loading(), retry_after=10) from error
+
+    def _without_model(self, messages: Sequence[Message]) -> QuoteModel:
+        if self._loading is not None and not (messages and messages[-1].quotations):
+            raise Busy(self._still_loading(), retry_after=10)
+        return self._quote
+
+    def _still_loading(self) -> str:
+        name = self.status.loading or self.status.name
+        stage = self._progress.stage if self._progress else "restarting"
+        return f"The model {name} is not ready yet ({stage}); try again in a moment."
+
+    # -- ending -------------------------------------------------------------------------------------------------
+
+    async def unload(self) -> None:
+        """No model any more; a load under way is given up. Answers in flight are cut."""
+        await self._give_up_load()
+        service, self._service = self._service, None
+        self._error = ""
+        if service is not None:
+            await service.stop()
+        self._publish()
+
+    async def close(self) -> None:
+        """End everything, at once and for good."""
+        await asyncio.gather(self.unload(), *(service.stop() for service in self._retiring.values()))
+        await self._retired()
+
+    async def _give_up_load(self) -> None:
+        if self._load is not None:
+            task = self._load
+            task.cancel()
+            await asyncio.wait([task])
+
+
+def _outcome_is_in_status(task: asyncio.Task[None]) -> None:
+    """Reads the exception, so that asyncio does not report it as never retrieved."""
+    if not task.cancelled():
+        task.exception()

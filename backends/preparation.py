@@ -1,0 +1,77 @@
+"""From what was typed to a model an engine can start: find it, recognise it, see that it fits, make it readable."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import sys
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from backends import hub
+from backends.engines.base import Report
+from backends.engines.factory import choose_backend, engine_maker
+from backends.engines.remote import RemoteEngine, api_root, served_model
+from backends.errors import InvalidRequest
+from backends.hardware import check_fits, memory_free, memory_needed
+from backends.job import run_job
+from backends.specs import Candidate, EngineSettings, ModelSpec
+from backends.types import Progress
+
+if TYPE_CHECKING:
+    from backends.families import Checkpoint
+
+BACKENDS = ("auto", "vllm", "transformers", "openai")
+
+
+async def prepare_candidate(
+    spec: ModelSpec, settings: EngineSettings, given_back: int, report: Report
+) -> tuple[Candidate, bool]:
+    """What to start for `spec`, and whether it fits beside what runs now, which would give back `given_back` bytes.
+
+    Raises InvalidRequest, ModelUnusable, HubUnreachable or EngineFailed, each before anything in service is touched.
+    """
+    if spec.backend not in BACKENDS:
+        raise InvalidRequest(f"There is no backend {spec.backend!r}; choose one of {', '.join(BACKENDS)}.")
+    if spec.backend == "openai" or (spec.backend == "auto" and settings.engine_url and not spec.model_path):
+        return await _remote(spec, settings, report), True
+    if not spec.model_path:
+        raise InvalidRequest(
+            "Say which model to load: a folder, or the id of a model on a hub such as Qwen/Qwen3-0.6B."
+        )
+    from backends.families import recognise
+
+    folder = await hub.resolve(spec.model_path, report, log_file=settings.data_dir / "logs" / "download.log")
+    name = spec.model_path if hub.is_hub_id(spec.model_path) else folder.name
+    report(Progress("reading the model's description"))
+    checkpoint = await asyncio.to_thread(recognise, folder, spec.model_type)
+    need = await asyncio.to_thread(memory_needed, folder, settings.precision)
+    free = await asyncio.to_thread(memory_free)
+    check_fits(need, free + given_back, name)
+    backend = await asyncio.to_thread(choose_backend, spec.backend, checkpoint, settings)
+    readable = folder if checkpoint.native else await _convert(checkpoint, settings, report)
+    kv_bytes = need.kv_per_token * (checkpoint.context_length or 0)
+    engine = await asyncio.to_thread(engine_maker, backend, readable, name, kv_bytes, settings)
+    family, length = checkpoint.family, checkpoint.context_length
+    return Candidate(spec, name, backend, family, length, need.total, engine), need.total <= free
+
+
+async def _remote(spec: ModelSpec, settings: EngineSettings, report: Report) -> Candidate:
+    if not settings.engine_url:
+        raise InvalidRequest("The backend openai needs the address of a server: start with --engine-url.")
+    report(Progress("asking the server for its models"))
+    served = await served_model(api_root(settings.engine_url), settings.engine_key, spec.model_path)
+    engine = partial(RemoteEngine, settings.engine_url, settings.engine_key, served.name)
+    return Candidate(spec, served.name, "openai", "", served.context_length, 0, engine)
+
+
+async def _convert(checkpoint: Checkpoint, settings: EngineSettings, report: Report) -> Path:
+    """The folder with the checkpoint in a form that the engines read; done once, in a child process."""
+    origin = str(checkpoint.folder.resolve())
+    target = (
+        settings.data_dir / "converted" / f"{checkpoint.folder.name}-{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
+    )
+    command = [sys.executable, "-m", "backends.families", "convert", origin, str(target)]
+    log_file = settings.data_dir / "logs" / "convert.log"
+    return Path(await run_job(command, {}, log_file, report, "Converting the checkpoint"))
