@@ -83,7 +83,11 @@ def build_langchain_tab(
         return listing_updates(records, texts)
 
     async def opened() -> Any:
-        bases = [found.name for found in await knowledge.list()]
+        try:
+            bases = [found.name for found in await knowledge.list()]
+        except QuartetError as error:  # the data folder is not open yet, or not at all
+            say_error(error, texts)
+            bases = []
         first = texts.default_base if texts.default_base in bases else (bases[0] if bases else None)
         return gr.update(choices=bases, value=first), *await listed(first)
 

@@ -6,7 +6,6 @@ is taken as Markdown.
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Iterable
 
@@ -14,14 +13,12 @@ from backends.types import Progress
 from rag.types import FileRecord, Source
 from webui.texts import Texts
 
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]()#+\-.!|~>$:])")
+_ACTIVE = re.compile(r"""[&<>"'\\`*_{}\[\]()#+\-.!|~$:]""")
 
 
 def escape(value: object) -> str:
     """A value as text of HTML: no tag, no attribute end, no Markdown, no line end."""
-    text = html.escape(str(value), quote=True)
-    text = _MARKDOWN.sub(lambda found: f"&#{ord(found[1])};", text)
-    return "<br>".join(text.splitlines())
+    return "<br>".join(_ACTIVE.sub(lambda found: f"&#{ord(found[0])};", line) for line in str(value).splitlines())
 
 
 def _label(value: object) -> str:
@@ -99,4 +96,4 @@ def progress(step: Progress, texts: Texts) -> str:
     fraction = step.done / step.total if step.total > 0 else None
     percent = "" if fraction is None else f" {_percent(fraction)}%"
     note = f'<span class="q-quiet">{_label(step.note)}</span>' if step.note else ""
-    return f'<div class="q-progress"><span>{escape(texts.stage(step.stage))}{percent}</span>{bar(fraction)}{note}</div>'
+    return f'<div class="q-progress"><span>{_label(texts.stage(step.stage))}{percent}</span>{bar(fraction)}{note}</div>'

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from backends.catalog import CATALOG, STARTER, CatalogEntry
 
+from backends.catalog import CATALOG, STARTER, CatalogEntry
 from backends.errors import QuartetError
 from backends.hardware import memory_free
 from backends.models import ModelSpec
@@ -52,9 +52,10 @@ def status_card(status: ModelStatus, texts: Texts) -> str:
         if status.in_flight:
             facts.append(texts.in_flight.format(n=status.in_flight))
         about = " · ".join(fact for fact in facts if fact)
-        restarting = status.state == "restarting"
-        word = texts.state_restarting if restarting else texts.state_ready
-        lines.append(_line("wait" if restarting else "ready", word, status.name, about))
+        # "failed" beside a name: a load failed while this one goes on, or this one was lost; the error says which.
+        words = {"restarting": texts.state_restarting, "failed": texts.state_attention}
+        word = words.get(status.state, texts.state_ready)
+        lines.append(_line("wait" if status.state in words else "ready", word, status.name, about))
     elif status.state != "loading":
         lines.append(_line("empty", texts.state_empty, "", texts.state_empty_note))
     if status.state == "loading":

@@ -133,7 +133,7 @@ class Texts:
     state_loading = Both("Loading", "正在加载")
     state_ready = Both("Ready", "就绪")
     state_restarting = Both("Restarting", "正在重启")
-    state_failed = Both("Failed", "失败")
+    state_attention = Both("Needs attention", "需要注意")
     in_service_meanwhile = Both("{name} keeps answering meanwhile", "期间仍由 {name} 回答")
     in_flight = Both("{n} answering", "{n} 个回答进行中")
     context = Both("{n} tokens of context", "上下文 {n} 词元")
