@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -13,9 +14,16 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.errors import shape
 
 MEBIBYTE = 1024 * 1024
-PATIENCE = 30.0  # seconds without a byte, and the grace before the average rate counts
-SLOWEST = 16 * 1024  # bytes per second, on average
-LINGER = 5.0  # seconds in which the rest of a refused body is read and thrown away, so that the client reads our answer
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to wait for a body. `patience`: seconds without a byte, and the grace before the average rate counts;
+    `slowest`: that rate, in bytes per second; `linger`: seconds in which the rest of a refused body is thrown away."""
+
+    patience: float = 30.0
+    slowest: float = 16 * 1024
+    linger: float = 5.0
 
 
 class _Refused(Exception):  # noqa: N818  never leaves this module
@@ -25,22 +33,24 @@ class _Refused(Exception):  # noqa: N818  never leaves this module
 class BodyLimits:
     """ASGI middleware: answers 413 to a body over `limit_of(path)` bytes and 408 to one that only trickles in."""
 
-    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int]) -> None:
+    def __init__(self, app: ASGIApp, limit_of: Callable[[str], int], pace: Pace | None = None) -> None:
         self.app = app
         self.limit_of = limit_of
+        self.pace = pace or Pace()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        await _Body(self.limit_of(scope["path"]), receive, send).serve(self.app, scope)
+        await _Body(self.limit_of(scope["path"]), self.pace, receive, send).serve(self.app, scope)
 
 
 class _Body:
     """One request body on its way in."""
 
-    def __init__(self, limit: int, receive: Receive, send: Send) -> None:
+    def __init__(self, limit: int, pace: Pace, receive: Receive, send: Send) -> None:
         self.limit = limit
+        self.pace = pace
         self.receive = receive
         self.send = send
         self.received = 0
@@ -68,7 +78,7 @@ class _Body:
         if self.complete:
             return await self.receive()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self.pace.patience):
                 message = await self.receive()
         except TimeoutError:
             self.refusal = self._too_slow()
@@ -79,7 +89,8 @@ class _Body:
             if self.received > self.limit:
                 self.refusal = self._too_large()
                 raise _Refused
-            if time.monotonic() - self.began > PATIENCE + self.received / SLOWEST and not self.complete:
+            allowed = self.pace.patience + self.received / self.pace.slowest
+            if not self.complete and time.monotonic() - self.began > allowed:
                 self.refusal = self._too_slow()
                 raise _Refused
         return message
@@ -97,7 +108,7 @@ class _Body:
         await self.send({"type": "http.response.body", "body": bytes(refusal.body), "more_body": True})
         # Closing with unread bytes resets the connection, and the client would lose the answer it just got.
         try:
-            async with asyncio.timeout(LINGER):
+            async with asyncio.timeout(self.pace.linger):
                 while not self.complete:
                     message = await self.receive()
                     self.complete = message["type"] == "http.disconnect" or not message.get("more_body", False)

@@ -13,20 +13,19 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-FIRST_REQUEST = 15.0  # seconds for the head of the first request of a connection
-STALLED = 30.0  # seconds in which a client may leave our bytes unread
-DRAIN = 30.0  # seconds in which answers under way may finish after the signal to stop
-
 
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 that gives up on clients which do not finish their request head or do not read their answer."""
+
+    head_limit = 15.0  # seconds for the head of the first request of a connection
+    stall_limit = 30.0  # seconds in which a client may leave our bytes unread
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(FIRST_REQUEST, self._no_request)
+        self._deadline = self.loop.call_later(self.head_limit, self._no_request)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._deadline, self._stalled):
@@ -36,7 +35,7 @@ class PatientProtocol(H11Protocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._stalled = self.loop.call_later(STALLED, self.transport.abort)
+        self._stalled = self.loop.call_later(self.stall_limit, self.transport.abort)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -51,7 +50,10 @@ class PatientProtocol(H11Protocol):
 
 class Server(uvicorn.Server):
     """Calls `on_listening` once requests are taken. On SIGINT or SIGTERM it takes no more, lets the `busy()` answers
-    finish for up to DRAIN seconds, and then closes what is left: an open page would keep its connection for ever."""
+    finish for up to `drain` seconds, and then closes what is left: an open page would keep its connection for ever."""
+
+    protocol: type[PatientProtocol] = PatientProtocol
+    drain = 30.0
 
     def __init__(
         self, app: ASGIApp, on_listening: Callable[[], None], busy: Callable[[], int], on_drain: Callable[[int], None]
@@ -59,7 +61,7 @@ class Server(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http=PatientProtocol,
+                http=self.protocol,
                 log_config=None,
                 access_log=False,
                 limit_concurrency=512,
@@ -89,7 +91,7 @@ class Server(uvicorn.Server):
         if self._busy():
             self._on_drain(self._busy())
         loop = asyncio.get_running_loop()
-        end = loop.time() + DRAIN
+        end = loop.time() + self.drain
         while self._busy() and loop.time() < end and not self.force_exit:  # noqa: ASYNC110  a count, not an event
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.1)  # the last bytes of the last answers
