@@ -44,7 +44,7 @@ def vllm_python(configured: str = "") -> str:
 
 @dataclass(frozen=True)
 class VllmOptions:
-    """How to run it: `python` has vLLM ("" = nobody has), `engine_args` are handed on, `kv_bytes` is one full context."""
+    """How to run it: `python` has vLLM ("" = nobody has), `engine_args` go on to it, `kv_bytes` is one full context."""
 
     python: str
     precision: str = "auto"
