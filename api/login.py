@@ -20,7 +20,7 @@ form {{ background: #fff; padding: 2rem; border-radius: 12px; box-shadow: 0 1px 
 h1 {{ margin: 0 0 1rem; font-size: 1.4rem; }}
 label, input, button {{ display: block; width: 100%; box-sizing: border-box; font: inherit; }}
 input {{ margin: .3rem 0 1rem; padding: .5rem; border: 1px solid #a1a1aa; border-radius: 8px; }}
-button {{ padding: .6rem; border: 0; border-radius: 8px; background: #4338ca; color: #fff; cursor: pointer; }}
+button {{ padding: .6rem; border: 0; border-radius: 8px; background: #0f766e; color: #fff; cursor: pointer; }}
 p {{ color: #b91c1c; margin: 0 0 1rem; }}
 @media (prefers-color-scheme: dark) {{ body {{ background: #18181b; color: #fafafa; }}
   form {{ background: #27272a; }} input {{ background: #18181b; color: inherit; }} p {{ color: #fca5a5; }} }}

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from api import article, errors, health, knowledge_bases, login, management
+from api import article, docs, errors, health, knowledge_bases, login, management
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
@@ -61,7 +61,7 @@ def create_app(
         title="Quartet",
         version=settings.version,
         lifespan=lifespan,
-        docs_url=None,  # both pages would load their scripts from another host
+        docs_url=None,  # both pages would load their scripts from another host; ours is in docs.py
         redoc_url=None,
         middleware=[
             Middleware(SecurityHeaders),
@@ -79,6 +79,7 @@ def create_app(
     app.include_router(article.router(models, knowledge, chat))
     app.include_router(management.router(models, knowledge, settings.version))
     app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
+    app.include_router(docs.router(app))
     app.include_router(_rest_of_api(app))
     return app
 

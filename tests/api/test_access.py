@@ -30,6 +30,7 @@ PATHS = (
     "/api/knowledge-bases/x/search",
     "/api/nothing",
     "/openapi.json",
+    "/docs",
     "/logout",
     "/config",
     "/theme.css",

@@ -238,6 +238,15 @@ def test_a_deleted_knowledge_base_is_gone(server: RunningServer, base: str) -> N
     assert base.rsplit("/", 1)[1] not in [entry["name"] for entry in server.get("/api/knowledge-bases").json()]
 
 
+def test_the_docs_page_lists_every_route_and_loads_nothing_from_elsewhere(server: RunningServer) -> None:
+    page = server.get("/docs")
+    for path in server.get("/openapi.json").json()["paths"]:
+        assert f"<code>{path}</code>" in page.text
+    assert "model_path" in page.text
+    assert "src=" not in page.text
+    assert "http" not in page.text.replace("http-equiv", "")
+
+
 def test_the_openapi_document_describes_the_routes(server: RunningServer) -> None:
     paths = server.get("/openapi.json").json()["paths"]
     assert {"/", "/health", "/api/status", "/api/models/load", "/api/knowledge-bases/{name}/search"} <= paths.keys()
