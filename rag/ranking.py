@@ -4,15 +4,39 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from rag.scripts import fluency, scripts
-from rag.store import Candidate, Candidates
 
 THRESHOLD = 0.3  # below it a passage is not used
 
 _K1 = 1.2
 _B = 0.75
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A passage that may answer. `cosine` is None when there is no query vector."""
+
+    passage_id: int
+    text: str
+    words: tuple[str, ...]
+    cosine: float | None
+    file: str
+    file_id: str
+    page: int | None
+    heading: str
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """What a search brings up, unranked, and the figures that ranking needs: how many passages can be found in the
+    base, and in how many of them each word of the query is (words that are in none are left out)."""
+
+    passages: Sequence[Candidate]
+    total: int
+    frequency: Mapping[str, int]
 
 
 def rank(

@@ -20,9 +20,8 @@ from sqlalchemy.exc import DatabaseError, IntegrityError
 from backends.errors import Conflict, NotFound, QuartetError, StorageFull
 from rag import fts
 from rag.index import VectorIndex
+from rag.ranking import Candidate, Candidates
 from rag.store import (
-    Candidate,
-    Candidates,
     Job,
     NewFile,
     NewPassage,

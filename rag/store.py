@@ -6,7 +6,7 @@ invisible until the one transaction that makes the file searchable, and gone wit
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from rag.ranking import Candidates
 from rag.types import FileRecord, KnowledgeBase
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
@@ -118,30 +119,6 @@ class Job:
     file_id: str
     name: str
     parsed: bool
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A passage that may answer. `cosine` is None when there is no query vector."""
-
-    passage_id: int
-    text: str
-    words: tuple[str, ...]
-    cosine: float | None
-    file: str
-    file_id: str
-    page: int | None
-    heading: str
-
-
-@dataclass(frozen=True)
-class Candidates:
-    """What a search brings up, unranked, and the figures that ranking needs: how many passages can be found in the
-    base, and in how many of them each word of the query is (words that are in none are left out)."""
-
-    passages: Sequence[Candidate]
-    total: int
-    frequency: Mapping[str, int]
 
 
 class Store(Protocol):
