@@ -88,8 +88,11 @@ def _rest_of_api(app: FastAPI) -> APIRouter:
     """What is left under /api gets our 404 or 405, not the page's."""
     routes = APIRouter(include_in_schema=False)
 
-    @routes.api_route("/api/{rest:path}", methods=["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"])
-    async def nothing(rest: str, request: Request) -> Response:
+    methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
+
+    @routes.api_route("/api", methods=methods)
+    @routes.api_route("/api/{rest:path}", methods=methods)
+    async def nothing(request: Request) -> Response:
         known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.routes)
         raise HTTPException(405 if known else 404)
 

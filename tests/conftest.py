@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from running_server import RunningServer, running_server
@@ -36,6 +37,24 @@ def server(_session_server: RunningServer, request: pytest.FixtureRequest) -> Ru
     """A server without a model, shared by all tests of this process: leave no knowledge base of a common name in it."""
     request.node.servers = [_session_server]
     return _session_server
+
+
+@pytest.fixture
+def visit() -> Iterator[Callable[..., Any]]:
+    """A function that opens the page at a URL in a browser. At the end no window may have asked another host for
+    anything, nor have had an error in a script."""
+    from browser import Window, chromium, open_window
+
+    windows: list[Window] = []
+    with chromium() as browser:
+
+        def open_one(url: str, locale: str = "en-US", **context: Any) -> Window:
+            windows.append(open_window(browser, url, locale, **context))
+            return windows[-1]
+
+        yield open_one
+    assert [request for window in windows for request in window.foreign] == []
+    assert [error for window in windows for error in window.errors] == []
 
 
 @pytest.hookimpl(wrapper=True)
