@@ -107,7 +107,7 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     """The panel and its own events; whoever builds the page wires the timer to `follow`."""
     status = gr.Markdown(status_card(models.status, texts), elem_id="model-status")
     menu = gr.Dropdown(
-        [(f"{entry.family.capitalize()} · {entry.label}", entry.hub_id) for entry in CATALOG], value=None,
+        [(f"{entry.label} · {entry.memory_gib:.0f} GiB", entry.hub_id) for entry in CATALOG], value=None,
         label=texts.menu, elem_id="model-menu",
     )  # fmt: skip
     path = gr.Textbox(

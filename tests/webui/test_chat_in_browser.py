@@ -1,0 +1,112 @@
+"""The Chat tab in a real browser, over an engine that follows a script and counts what it makes."""
+
+from __future__ import annotations
+
+import time
+
+from browser import Visit
+from conftest import StartServer
+from scripted_engine import NAME, ScriptedEngine, scripted_engine
+
+
+def _stands_still(engine: ScriptedEngine, seconds: float) -> bool:
+    before = engine.made
+    time.sleep(seconds)
+    return engine.made == before
+
+
+def test_an_answer_streams_and_can_be_stopped_retried_and_cleared(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine(words=100_000, seconds_per_word=0.02) as engine:
+        server = start_server("--engine-url", engine.url, "--model-path", NAME)
+        server.wait_for_model()
+        window = visit(server.url)
+        page = window.page
+        page.locator("#now", has_text=NAME).wait_for()
+
+        window.ask("chat", "Count for me")
+        page.locator("#chat-window .bot.message", has_text="word5 ").wait_for()
+        assert "word60 " not in window.last_answer("chat")  # it comes piece by piece
+        page.locator("#chat-window .bot.message", has_text="word60 ").wait_for()
+        assert page.locator("#chat-window .user.message").inner_text() == "Count for me"
+
+        page.click("#chat-question .stop-button")
+        engine.wait_until_idle(limit=1.0)
+        page.locator("#chat-window", has_text="Stopped.").wait_for()
+        assert _stands_still(engine, 0.5)
+        page.wait_for_selector("#chat-question .submit-button")
+
+        page.click("#chat-retry")
+        page.locator("#chat-window .q-stopped").wait_for(state="detached")
+        page.locator("#chat-window .bot.message", has_text="word10 ").wait_for()
+        assert page.locator("#chat-window .user.message").count() == 1
+
+        page.click("#chat-clear")
+        engine.wait_until_idle(limit=1.0)
+        page.locator("#chat-window .message").first.wait_for(state="detached")
+        assert "What is on your mind?" in page.locator("#chat-window").inner_text()
+
+
+def test_a_closed_tab_stops_the_engine(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine(words=100_000, seconds_per_word=0.02) as engine:
+        server = start_server("--engine-url", engine.url, "--model-path", NAME)
+        server.wait_for_model()
+        window = visit(server.url)
+        window.page.locator("#now", has_text=NAME).wait_for()
+        window.ask("chat", "Go on")
+        window.page.locator("#chat-window .bot.message", has_text="word5 ").wait_for()
+        window.page.close()
+        engine.wait_until_idle(limit=1.0)
+        assert _stands_still(engine, 0.3)
+
+
+def test_parameters_and_system_prompt_reach_the_engine(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine(words=40) as engine:
+        server = start_server("--engine-url", engine.url, "--model-path", NAME)
+        server.wait_for_model()
+        window = visit(server.url)
+        page = window.page
+        page.locator("#now", has_text=NAME).wait_for()
+        page.click("#sampling > button")
+        page.fill("#system-prompt textarea", "You count.")
+        for name, value in {
+            "max_new_tokens": "7", "temperature": "0.5", "top_k": "9", "top_p": "0.8", "repetition_penalty": "1.2",
+            "seed": "3",
+        }.items():  # fmt: skip
+            page.fill(f"#{name} input, #{name} textarea", value)
+        window.ask("chat", "Count")
+        answer = window.wait_for_answer("chat")
+        assert "word7" in answer
+        assert "word8" not in answer
+        assert "limit of new tokens" in answer
+
+        sent = engine.requests[-1]
+        assert sent["messages"][0] == {"role": "system", "content": "You count."}
+        assert [sent[name] for name in ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")] == [
+            7, 0.5, 9, 0.8, 1.2, 3,
+        ]  # fmt: skip
+
+        page.fill("#temperature input, #temperature textarea", "9")
+        window.ask("chat", "Again")
+        page.locator(".toast-body", has_text="temperature must be between").wait_for()
+        assert len(engine.requests) == 1
+
+
+def test_without_a_model_the_page_says_what_to_do(start_server: StartServer, visit: Visit) -> None:
+    server = start_server()
+    window = visit(server.url)
+    page = window.page
+    page.locator("#chat-notice", has_text="No language model is loaded").wait_for()
+    assert page.locator("#load-starter").inner_text().startswith("Load Qwen")
+    assert page.locator("#model-unload").is_disabled()
+    window.ask("chat", "Hello?")
+    assert "No language model is loaded" in window.wait_for_answer("chat")
+
+    page.click("#load-starter")  # there is no network here: the reason is told in plain words
+    page.locator("#model-status .q-error").wait_for(timeout=60_000)
+    reason = page.locator("#model-status .q-error").inner_text()
+    assert "Traceback" not in reason
+    assert "Qwen" in reason
+
+    page.fill("#model-path input, #model-path textarea", "/no/such/folder")
+    page.click("#model-load")
+    page.locator("#model-status .q-error", has_text="/no/such/folder").wait_for()
