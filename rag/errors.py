@@ -1,0 +1,20 @@
+"""Why a document could not be read. One error, whose `reason` is one of a closed list."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+from backends.errors import QuartetError
+
+Reason = Literal["encrypted", "damaged", "no_text", "unsupported", "unsafe", "too_slow", "too_large", "empty"]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+class UnreadableFile(QuartetError):  # noqa: N818  named like the other errors of the tree
+    """The file is refused. The message is one sentence: the cause, then the remedy."""
+
+    code = "unreadable_file"
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason

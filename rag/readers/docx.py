@@ -1,0 +1,158 @@
+"""Reads docx with python-docx: one section for each heading, tables as rows, also text boxes and footnotes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rag.errors import UnreadableFile
+from rag.readers import Limits, Progress, Reading, Section
+from rag.readers.package import check, damaged
+from rag.text import clean_text
+
+_W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
+_HEADING = re.compile(r"(?:heading|标题|標題)\s*(\d)", re.I)
+_WHITE = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
+_REPORT_EVERY = 500  # blocks
+
+
+def read(path: Path, limits: Limits, progress: Progress) -> Reading:
+    """Raises UnreadableFile: damaged, unsafe, encrypted, too_large."""
+    check(path, limits)
+    from docx import Document  # after the check: a bomb is refused before any of this is loaded
+
+    try:
+        document = Document(str(path))
+        body = document.element.body
+        levels = _heading_levels(document)
+        notes = [_parse(part.blob) for part in _notes(document)]
+    except (MemoryError, UnreadableFile):
+        raise
+    except Exception as error:
+        raise damaged() from error
+
+    sections = list(_sections(body, levels, progress))
+    for root in notes:
+        sections.append(Section("\n\n".join(filter(None, (_text(note) for note in root))), heading="Notes"))
+    return Reading([section for section in sections if section.text])
+
+
+def _notes(document: Any) -> list[Any]:
+    kinds = ("/footnotes", "/endnotes")
+    return [
+        rel.target_part for rel in document.part.rels.values() if not rel.is_external and rel.reltype.endswith(kinds)
+    ]
+
+
+def _parse(xml: bytes) -> Any:
+    from docx.oxml import parse_xml
+
+    return parse_xml(xml)
+
+
+def _heading_levels(document: Any) -> dict[str, int]:
+    """Style id -> 1..9 for the styles that make a heading, by their name or by the outline level they set."""
+    levels = {}
+    for style in document.styles.element.iterfind(f"{_W}style"):
+        identity = style.get(f"{_W}styleId") or ""
+        name = style.find(f"{_W}name")
+        title = (name.get(f"{_W}val") or "") if name is not None else ""
+        if match := _HEADING.match(title):
+            levels[identity] = max(1, int(match[1]))
+        elif title.lower() in ("title", "标题", "標題"):
+            levels[identity] = 1
+        elif (outline := _outline_level(style)) is not None:
+            levels[identity] = outline
+    return levels
+
+
+def _outline_level(element: Any) -> int | None:
+    level = element.find(f"{_W}pPr/{_W}outlineLvl")
+    value = level.get(f"{_W}val") if level is not None else None
+    return int(value) + 1 if value and value.isdigit() and int(value) < 9 else None
+
+
+def _sections(body: Any, levels: dict[str, int], progress: Progress) -> Iterator[Section]:
+    path: list[tuple[int, str]] = []
+    parts: list[str] = []
+    blocks = list(_blocks(body))
+    for at, block in enumerate(blocks):
+        if at % _REPORT_EVERY == 0:
+            progress(at, len(blocks))
+        text = _table(block) if block.tag == f"{_W}tbl" else _text(block)
+        if not text:
+            continue
+        level = _level(block, levels)
+        if level is None:
+            parts.append(text)
+            continue
+        yield Section("\n\n".join(parts), heading=" > ".join(title for _, title in path))
+        while path and path[-1][0] >= level:
+            path.pop()
+        title = " ".join(text.split())
+        path.append((level, title))
+        parts = [title]
+    yield Section("\n\n".join(parts), heading=" > ".join(title for _, title in path))
+    progress(len(blocks), len(blocks))
+
+
+def _blocks(element: Any) -> Iterator[Any]:
+    """Paragraphs and tables in their order, also those within content controls."""
+    for child in element:
+        if child.tag in (f"{_W}p", f"{_W}tbl"):
+            yield child
+        elif child.tag == f"{_W}sdt":
+            content = child.find(f"{_W}sdtContent")
+            if content is not None:
+                yield from _blocks(content)
+        elif child.tag in (f"{_W}ins", f"{_W}moveTo", f"{_W}customXml", f"{_W}smartTag"):
+            yield from _blocks(child)
+
+
+def _level(block: Any, levels: dict[str, int]) -> int | None:
+    if block.tag != f"{_W}p":
+        return None
+    direct = _outline_level(block)
+    style = block.find(f"{_W}pPr/{_W}pStyle")
+    return direct if direct is not None else levels.get(style.get(f"{_W}val") if style is not None else "")
+
+
+def _table(table: Any) -> str:
+    """One line for each row, its cells apart by " | "."""
+    rows = []
+    for row in table.iter(f"{_W}tr"):
+        if next(row.iterancestors(f"{_W}tbl")) is not table:
+            continue  # the row of a table within a cell: it is in the text of that cell
+        cells = [
+            " ".join(_text(cell).split()) for cell in row.iter(f"{_W}tc") if next(cell.iterancestors(f"{_W}tr")) is row
+        ]
+        if any(cells):
+            rows.append(" | ".join(cells))
+    return "\n".join(rows)
+
+
+def _text(element: Any) -> str:
+    """All text below `element`, paragraphs on lines of their own; what Word would not show is left out."""
+    pieces: list[str] = []
+    _collect(element, pieces)
+    return clean_text("".join(pieces)).strip()
+
+
+def _collect(element: Any, pieces: list[str]) -> None:
+    for child in element:
+        tag = child.tag
+        if tag == f"{_W}t":
+            pieces.append(child.text or "")
+        elif tag in _WHITE:
+            pieces.append(_WHITE[tag])
+        elif tag in (_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}pPr", f"{_W}rPr"):
+            continue  # a second version of the same text box, or what a tracked change has taken away
+        elif tag == f"{_W}p":
+            pieces.append("\n")
+            _collect(child, pieces)
+            pieces.append("\n")
+        elif isinstance(tag, str):
+            _collect(child, pieces)
