@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from backends.errors import HubUnreachable, ModelUnusable, QuartetError
 
 _BESIDE_WEIGHTS = ["*.json", "*.jinja", "*.model", "*.tiktoken", "tokenizer*", "vocab*", "merges.txt", "LICENSE*"]
 _NEVER = ["*.py", "*.pth", "*.pt", "*.gguf", "*.onnx", "*.msgpack", "*.h5", "*.md", "*/*", "original/*"]
-_PATIENCE = httpx.Timeout(15.0, connect=5.0)
+_PATIENCE = httpx.Timeout(8.0, connect=5.0)
 
 
 def wanted_files(names: Sequence[str]) -> list[str]:
@@ -45,6 +46,7 @@ class Counter:
 
     def expect(self, total: int) -> None:
         self._total = total
+        say(stage="downloading", done=0, total=total, note=self._note)
 
     def add(self, size: int) -> None:
         with self._lock:
@@ -57,6 +59,19 @@ class Counter:
                     total=self._total,
                     note=self._note,
                 )
+
+
+def _first_call(url: str, headers: dict[str, str]) -> httpx.Response:
+    """GET; raises httpx.TransportError within seconds, even where the name service itself does not answer."""
+    with httpx.Client(timeout=_PATIENCE, follow_redirects=True) as client:
+        try:
+            return ThreadPoolExecutor(1).submit(client.get, url, headers=headers).result(_PATIENCE.read)
+        except TimeoutError as error:
+            raise httpx.ConnectTimeout("no answer") from error
+
+
+def _broke_off(repo: str, hub: str) -> HubUnreachable:
+    return HubUnreachable(f"Fetching {repo} from {hub} broke off; try again to go on from there.")
 
 
 # -- Hugging Face ---------------------------------------------------------------------------------------------------
@@ -82,19 +97,22 @@ def cached_from_hugging_face(repo: str) -> str | None:
 def from_hugging_face(repo: str) -> str:
     """Raises httpx.TransportError when the hub cannot be reached, else ModelUnusable or HubUnreachable."""
     from huggingface_hub import constants, get_token, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     token = get_token()
-    with httpx.Client(timeout=_PATIENCE, follow_redirects=True) as client:
-        headers = {"Authorization": f"Bearer {token}"} if token else {}
-        answer = client.get(f"{constants.ENDPOINT}/api/models/{repo}?blobs=true", headers=headers)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    answer = _first_call(f"{constants.ENDPOINT}/api/models/{repo}?blobs=true", headers)
     _check(answer, repo, "Hugging Face", "HF_TOKEN")
     sizes = {entry["rfilename"]: int(entry.get("size") or 0) for entry in answer.json().get("siblings") or []}
     patterns = wanted_files(list(sizes))
     counter = Counter(repo)
     counter.expect(_total(sizes, patterns))
-    return snapshot_download(
-        repo, allow_patterns=patterns, ignore_patterns=_NEVER, tqdm_class=_bar_for(counter), max_workers=4
-    )
+    try:
+        return snapshot_download(
+            repo, allow_patterns=patterns, ignore_patterns=_NEVER, tqdm_class=_bar_for(counter), max_workers=4
+        )
+    except (httpx.HTTPError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise _broke_off(repo, "Hugging Face") from error
 
 
 def _total(sizes: dict[str, int], patterns: list[str]) -> int:
@@ -161,8 +179,7 @@ def from_modelscope(repo: str) -> str:
     from modelscope_hub import HubApi, HubConfig
     from modelscope_hub.errors import AuthenticationError, HubError, NotExistError, PermissionDeniedError
 
-    with httpx.Client(timeout=_PATIENCE) as client:
-        client.get(str(HubConfig().endpoint))
+    _first_call(str(HubConfig().endpoint), {})
     api = HubApi()
     try:
         sizes = {info.path: int(info.size or 0) for info in api.list_repo_files(repo, "model")}
@@ -179,9 +196,7 @@ def from_modelscope(repo: str) -> str:
     except (AuthenticationError, PermissionDeniedError, NotExistError) as error:
         raise _not_there(repo, "ModelScope", "MODELSCOPE_API_TOKEN") from error
     except HubError as error:
-        raise HubUnreachable(
-            f"Fetching {repo} from ModelScope broke off; try again, it goes on where it stopped."
-        ) from error
+        raise _broke_off(repo, "ModelScope") from error
     (folder / _COMPLETE).touch()
     return str(folder)
 

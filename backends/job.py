@@ -38,6 +38,8 @@ async def run_job(command: Sequence[str], env: Mapping[str, str], log_file: Path
         over.cancel()
         await process.stop(grace=1.0)
     log = process.log_tail(200)
+    if (progress := _newest_progress(log)) is not None:
+        report(progress)
     for event in reversed(_events(log)):
         if "result" in event:
             return str(event["result"])

@@ -25,7 +25,7 @@ _REASONS = (
     (r"unrecognized arguments?: (?P<what>.{1,100})", "it does not know these --engine-args: {what}."),
     (r"No module named '?(?P<what>[\w.]+)", "the Python package {what} is missing in its environment."),
     (
-        r"No such file or directory: '?(?P<what>[^'\n]{1,200})|FileNotFoundError: (?P<what2>[^\n]{1,200})",
+        r"No such file or directory: '?(?:[^'\n]*/)?(?P<what>[^'/\n]{1,200})",
         "a file is missing: {what}.",
     ),
     (

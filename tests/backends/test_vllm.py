@@ -1,0 +1,145 @@
+"""How vLLM is started and what its log means; the real one answers in the suite that all engines share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from backends.engines.failures import why_it_ended
+from backends.engines.vllm import (
+    VllmEngine,
+    VllmOptions,
+    environment,
+    given,
+    gpu_share,
+    progress_in,
+    vllm_python,
+    vllm_serves,
+)
+from backends.errors import EngineFailed
+from backends.hardware import GIB, Gpu
+from backends.types import Progress
+
+
+async def test_without_vllm_it_says_how_to_get_it(tmp_path: Path) -> None:
+    engine = VllmEngine(tmp_path, "tiny", tmp_path / "vllm.log", VllmOptions(python=""))
+    with pytest.raises(EngineFailed, match="make vllm"):
+        await engine.start(lambda progress: None)
+    await engine.stop()
+
+
+async def test_a_python_without_vllm_is_a_clear_failure(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text('#!/bin/sh\necho "/usr/bin/python3: No module named vllm" >&2\nexit 1\n')
+    python.chmod(0o755)
+    engine = VllmEngine(tmp_path, "tiny", tmp_path / "vllm.log", VllmOptions(python=str(python)))
+    with pytest.raises(EngineFailed, match="The engine did not start: the Python package vllm is missing"):
+        await engine.start(lambda progress: None)
+    assert engine.log_tail() == ["/usr/bin/python3: No module named vllm"]
+
+
+def test_the_interpreter_that_was_set_is_used() -> None:
+    assert vllm_python("/opt/vllm/bin/python") == "/opt/vllm/bin/python"
+
+
+def launched(tmp_path: Path, *engine_args: str, precision: str = "auto") -> list[str]:
+    options = VllmOptions("python", precision, engine_args, kv_bytes=GIB)
+    engine = VllmEngine(tmp_path, "Qwen/Qwen3-4B", tmp_path / "vllm.log", options)
+    return list(engine._launch(8123, "the-key").command)
+
+
+def test_it_listens_on_loopback_with_the_key_in_the_environment_only(tmp_path: Path) -> None:
+    command = launched(tmp_path)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+    assert command[command.index("--port") + 1] == "8123"
+    assert command[command.index("--served-model-name") + 1] == "Qwen/Qwen3-4B"
+    assert "the-key" not in command
+    assert not any("trust" in part for part in command)
+    env = environment("the-key", 3 * GIB)
+    assert env["VLLM_API_KEY"] == "the-key"
+    assert (env["VLLM_NO_USAGE_STATS"], env["DO_NOT_TRACK"], env["HF_HUB_OFFLINE"]) == ("1", "1", "1")
+
+
+def test_what_the_operator_sets_wins_and_everything_goes_on(tmp_path: Path) -> None:
+    command = launched(tmp_path, "--max-model-len=1024", "--tensor-parallel-size", "2", precision="float16")
+    assert "--max-model-len" not in command
+    assert command[-3:] == ["--max-model-len=1024", "--tensor-parallel-size", "2"]
+    assert command[command.index("--dtype") + 1] == "float16"
+    assert given("--max-model-len", ["--max_model_len", "10"])
+    assert not given("--max-model-len", ["--max-model-length"])
+
+
+@pytest.mark.parametrize(("kv_bytes", "gib"), [(1, "1"), (GIB, "2"), (3 * GIB, "6"), (100 * GIB, "8")])
+def test_on_a_cpu_the_cache_holds_two_contexts_within_bounds(kv_bytes: int, gib: str) -> None:
+    assert environment("", kv_bytes)["VLLM_CPU_KVCACHE_SPACE"] == gib
+
+
+def test_the_share_of_a_gpu_is_what_is_left_of_the_fullest_one() -> None:
+    assert gpu_share([Gpu(80 * GIB, 80 * GIB)]) == 0.92
+    assert gpu_share([Gpu(80 * GIB, 80 * GIB), Gpu(80 * GIB, 41 * GIB)]) == 0.5
+    assert gpu_share([Gpu(80 * GIB, 0)]) == 0.05
+
+
+@pytest.mark.parametrize(
+    ("kind", "served"),
+    [
+        ("qwen1", True),
+        ("chatglm3", True),
+        ("glm4", True),
+        ("baichuan2-7b", True),
+        ("llama2", True),
+        ("baichuan2-13b", False),
+        ("baichuan-13b", False),
+        ("chatglm1", False),
+    ],
+)
+def test_which_kinds_it_serves(kind: str, served: bool) -> None:
+    assert vllm_serves(kind) is served
+
+
+@pytest.mark.parametrize(
+    ("line", "progress"),
+    [
+        (
+            "Loading safetensors checkpoint shards:  50% Completed | 2/4 [00:01<00:01]",
+            Progress("loading weights", 2, 4),
+        ),
+        ("INFO 11-23 Starting to load model /m...", Progress("loading weights")),
+        ("INFO torch.compile takes 4.2 s in total", Progress("compiling")),
+        ("INFO CPU KV cache size: 9,362 tokens", Progress("reserving memory")),
+        ("something else", None),
+    ],
+)
+def test_its_log_is_progress(line: str, progress: Progress | None) -> None:
+    assert progress_in(["INFO hello", line]) == progress
+
+
+@pytest.mark.parametrize(
+    ("log", "code", "said"),
+    [
+        (["torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2 GiB"], 1, "not enough memory"),
+        ([], -9, "was killed, most often because the machine ran out of memory"),
+        (
+            ["FileNotFoundError: [Errno 2] No such file or directory: '/m/model-2.safetensors'"],
+            1,
+            "a file is missing: model-2.safetensors.",
+        ),
+        (["ValueError: Model architectures ['FooForCausalLM'] are not supported for now."], 1, "architecture"),
+        (
+            ["api_server.py: error: unrecognized arguments: --frobnicate 3"],
+            2,
+            "does not know these --engine-args: --frobnicate 3",
+        ),
+        (["OSError: [Errno 98] Address already in use"], 1, "port was taken"),
+        (
+            ["ok", "pkg.mod.SomeError: the flux is negative", "bye"],
+            1,
+            "exit code 1; its last words were: the flux is negative",
+        ),
+        (["just words"], -11, "a signal (11); its last words were: just words"),
+        ([], 0, "exit code 0 and said nothing"),
+    ],
+)
+def test_why_it_ended_in_plain_words(log: list[str], code: int, said: str) -> None:
+    assert said in why_it_ended(log, code)
