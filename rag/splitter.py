@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from langchain_core.documents import Document
 
@@ -46,7 +47,7 @@ def split(documents: Sequence[Document], count_tokens: TokenCounter, max_tokens:
         pieces[at].append(piece)
 
     ranges = [(at, start, end) for at, own in enumerate(pieces) for start, end in _packed(own, target)]
-    passages = []
+    passages: list[Document] = []
     for at, start, end in _within(texts, ranges, count_tokens, max_tokens):
         text = texts[at][start:end].strip()
         if text:
@@ -82,7 +83,7 @@ def _measured(
                 known.append(count)
                 continue
             borders = _word_borders(texts[at], start, end, -(-count // target))
-            for left, right in zip(borders, borders[1:], strict=False):
+            for left, right in pairwise(borders):
                 cut.append((at, left, right, closes and right == end))
                 known.append(None)
         new = iter(
@@ -162,7 +163,7 @@ def _within(
                 cut.append((at, start, end))
             else:
                 borders = _word_borders(texts[at], start, end, 2)
-                cut += [(at, left, right) for left, right in zip(borders, borders[1:], strict=False)]
+                cut += [(at, left, right) for left, right in pairwise(borders)]
         ranges = cut
         counts = _count([texts[at][start:end].strip() for at, start, end in ranges], count_tokens)
     return ranges

@@ -51,25 +51,21 @@ def join_lines(lines: Sequence[str]) -> str:
     item begins a new one. Nothing is joined where lines are too long to have been broken by hand.
     """
     width = _width(lines)
-    paragraphs: list[str] = []
+    done: list[str] = []
     current = last = ""
     for raw in lines:
         line = raw.strip()
-        if not line:
-            if current:
-                paragraphs.append(current)
-            current = last = ""
-        elif not current:
+        if not current:
             current = line
-        elif _goes_on(last, raw, width):
+        elif line and _goes_on(last, line, width):
             current = _join(current, line)
         else:
-            paragraphs.append(current)
+            # Between single lines, as of a table or an address, there was no blank line: there is none now.
+            single = line and current == last and not _SENTENCE_END.search(last)
+            done += [current, "\n" if single else "\n\n"]
             current = line
         last = line
-    if current:
-        paragraphs.append(current)
-    return "\n\n".join(paragraphs)
+    return "".join([*done, current]).strip()
 
 
 def join_soft(lines: Sequence[str]) -> str:
@@ -90,14 +86,13 @@ def _columns(line: str) -> int:
     return len(line) + len(re.findall(f"[{CJK}]", line))
 
 
-def _goes_on(line: str, following: str, width: int) -> bool:
-    """Whether `following` is the rest of the paragraph of `line`."""
-    start = following.strip()
+def _goes_on(line: str, start: str, width: int) -> bool:
+    """Whether the line `start` is the rest of the paragraph of `line`."""
     if not width or _ITEM.match(start):
         return False
     if _HYPHENATED.search(line) and start[0].islower():
         return True
-    if _columns(line) < 0.6 * width:
+    if _columns(line) < 0.5 * width:
         return False
     full = _columns(line) >= 0.85 * width
     return full or (not _SENTENCE_END.search(line) and (start[0].islower() or bool(_CJK_START.match(start))))

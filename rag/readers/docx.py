@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import UnreadableFile
-from rag.readers import Limits, Progress, Reading, Section
+from rag.readers import Limits, Progress, Reading
+from rag.readers.outline import Outline
 from rag.readers.package import check, damaged
 from rag.text import clean_text
 
@@ -34,10 +35,13 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     except Exception as error:
         raise damaged() from error
 
-    sections = list(_sections(body, levels, progress))
+    outline = Outline()
+    _fill(outline, body, levels, progress)
     for root in notes:
-        sections.append(Section("\n\n".join(filter(None, (_text(note) for note in root))), heading="Notes"))
-    return Reading([section for section in sections if section.text])
+        outline.heading(1, "")
+        for note in root:
+            outline.add(_text(note))
+    return Reading(outline.sections())
 
 
 def _notes(document: Any) -> list[Any]:
@@ -75,27 +79,17 @@ def _outline_level(element: Any) -> int | None:
     return int(value) + 1 if value and value.isdigit() and int(value) < 9 else None
 
 
-def _sections(body: Any, levels: dict[str, int], progress: Progress) -> Iterator[Section]:
-    path: list[tuple[int, str]] = []
-    parts: list[str] = []
+def _fill(outline: Outline, body: Any, levels: dict[str, int], progress: Progress) -> None:
     blocks = list(_blocks(body))
     for at, block in enumerate(blocks):
         if at % _REPORT_EVERY == 0:
             progress(at, len(blocks))
         text = _table(block) if block.tag == f"{_W}tbl" else _text(block)
-        if not text:
-            continue
         level = _level(block, levels)
-        if level is None:
-            parts.append(text)
-            continue
-        yield Section("\n\n".join(parts), heading=" > ".join(title for _, title in path))
-        while path and path[-1][0] >= level:
-            path.pop()
-        title = " ".join(text.split())
-        path.append((level, title))
-        parts = [title]
-    yield Section("\n\n".join(parts), heading=" > ".join(title for _, title in path))
+        if level is None or not text:
+            outline.add(text)
+        else:
+            outline.heading(level, " ".join(text.split()))
     progress(len(blocks), len(blocks))
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 
 from rag.readers import Limits, Progress, Reading, Section
 from rag.readers.decoding import decode
+from rag.readers.outline import Outline
 from rag.text import clean_text, join_soft
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
@@ -24,55 +24,40 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     """Raises UnreadableFile where the encoding cannot be recognised."""
-    text = clean_text(decode(path.read_bytes()))
-    return Reading([section for section in _sections(text.split("\n")) if section.text])
+    return Reading(_sections(clean_text(decode(path.read_bytes())).split("\n")))
 
 
-def _sections(lines: list[str]) -> Iterator[Section]:
-    path: list[tuple[int, str]] = []
-    blocks: list[str] = []  # paragraphs, rows, code: what is to be kept apart
+def _sections(lines: list[str]) -> list[Section]:
+    outline = Outline()
     prose: list[str] = []
-
-    def heading() -> str:
-        return " > ".join(title for _, title in path)
-
-    def end_prose() -> None:
-        if prose:
-            blocks.append(_paragraphs(prose))
-            prose.clear()
-
-    def section() -> Section:
-        end_prose()
-        made = Section("\n\n".join(block for block in blocks if block), heading=heading())
-        blocks.clear()
-        return made
-
     at = 0
     while at < len(lines):
         line = lines[at]
-        following = lines[at + 1] if at + 1 < len(lines) else ""
         if fence := _FENCE.match(line):
             end = _end_of_code(lines, at, fence[1])
-            end_prose()
-            blocks.append("\n".join(lines[at:end]))
-            at = end
-            continue
-        atx = _ATX.match(line)
-        setext = _SETEXT.match(following) if line.strip() and not _OWN_LINE.match(line) and "|" not in line else None
-        if atx or setext:
-            yield section()
-            level = len(atx[1]) if atx else (1 if setext and "=" in setext[1] else 2)
-            title = _plain((atx[2] or "") if atx else line)
-            while path and path[-1][0] >= level:
-                path.pop()
-            if title:
-                path.append((level, title))
-                blocks.append(title)
-            at += 1 if atx else 2
-            continue
-        prose.append(line)
-        at += 1
-    yield section()
+            outline.add(_paragraphs(prose))
+            outline.add("\n".join(lines[at:end]))
+            prose, at = [], end
+        elif heading := _heading(line, lines[at + 1] if at + 1 < len(lines) else ""):
+            level, title, length = heading
+            outline.add(_paragraphs(prose))
+            outline.heading(level, title)
+            prose, at = [], at + length
+        else:
+            prose.append(line)
+            at += 1
+    outline.add(_paragraphs(prose))
+    return outline.sections()
+
+
+def _heading(line: str, following: str) -> tuple[int, str, int] | None:
+    """(level, title, lines it takes) where a heading begins with `line`."""
+    if atx := _ATX.match(line):
+        return len(atx[1]), _plain(atx[2] or ""), 1
+    underline = _SETEXT.match(following)
+    if underline and line.strip() and "|" not in line and not _OWN_LINE.match(line) and not _SETEXT.match(line):
+        return 1 if "=" in underline[1] else 2, _plain(line), 2
+    return None
 
 
 def _end_of_code(lines: list[str], start: int, fence: str) -> int:
