@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from backends.specs import Candidate, EngineSettings, ModelSpec, ModelStatus, St
 from backends.types import Delta, Message, Progress, SamplingParams
 
 __all__ = ["EngineSettings", "ModelManager", "ModelSpec", "ModelStatus", "SwitchPolicy"]
+
+_log = logging.getLogger(__name__)
 
 # (spec, settings, bytes that ending the old model gives back, report) -> what to start, and whether it fits beside.
 Prepare = Callable[[ModelSpec, EngineSettings, int, Report], Awaitable[tuple[Candidate, bool]]]
@@ -43,6 +46,7 @@ class ModelManager:
         self._settings, self._prepare, self._policy = settings, prepare, policy or SwitchPolicy()
         self._quote = QuoteModel()
         self._service: Service | None = None
+        self._newest: Service | None = None  # whose log is shown: also one that failed to start
         self._load: asyncio.Task[None] | None = None
         self._retiring: dict[asyncio.Task[None], Service] = {}
         self._loading: ModelSpec | None = None
@@ -65,7 +69,7 @@ class ModelManager:
             progress=self._progress,
             error=(service.error if service else "") or self._error,
             in_flight=service.in_flight if service else 0,
-            log_tail=service.log_tail() if service else (),
+            log_tail=self._newest.log_tail() if self._newest else (),
         )
 
     def _state(self) -> State:
@@ -125,6 +129,7 @@ class ModelManager:
             self._error = error.message
             raise
         except Exception as error:
+            _log.exception("loading %s failed", spec.model_path)
             self._error = (
                 "The model could not be loaded because of an internal error; the server's log has the details."
             )
@@ -140,7 +145,7 @@ class ModelManager:
         candidate, fits_beside = await self._prepare(spec, self._settings, given_back, self._report)
         if not fits_beside:
             await self._retired()
-        new = Service(candidate, self._publish, self._policy.restart)
+        self._newest = new = Service(candidate, self._publish, self._policy.restart)
         if old is None or fits_beside:
             self._starting = old is None
             await new.start(self._report)
@@ -219,7 +224,7 @@ class ModelManager:
     async def unload(self) -> None:
         """No model any more; a load under way is given up. Answers in flight are cut."""
         await self._give_up_load()
-        service, self._service = self._service, None
+        service, self._service, self._newest = self._service, None, None
         self._error = ""
         if service is not None:
             await service.stop()

@@ -32,6 +32,8 @@ async def prepare_candidate(
 
     Raises InvalidRequest, ModelUnusable, HubUnreachable or EngineFailed, each before anything in service is touched.
     """
+    if spec.backend == "quote":
+        raise InvalidRequest("The engine quote needs no model: unload the one in service, and quote answers.")
     if spec.backend not in BACKENDS:
         raise InvalidRequest(f"There is no backend {spec.backend!r}; choose one of {', '.join(BACKENDS)}.")
     if spec.backend == "openai" or (spec.backend == "auto" and settings.engine_url and not spec.model_path):

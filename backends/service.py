@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from backends.engines.base import Engine, Report
 from backends.errors import EngineFailed, ModelError
 from backends.specs import Candidate
 from backends.types import ChatModel, Delta, Message, SamplingParams
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,16 @@ class Service:
         """Start the engine and keep it alive from then on. Raises EngineFailed or ModelUnusable."""
         self.error = ""
         await self._start_engine(report)
-        self._keeper = asyncio.create_task(self._keep_alive(report))
+        self._keeper = asyncio.create_task(self._keep(report))
+
+    async def _keep(self, report: Report) -> None:
+        try:
+            await self._keep_alive(report)
+        except Exception:  # noqa: BLE001 - whatever it was, the state must say so
+            # Without this the model would seem to be restarting for ever.
+            _log.exception("supervising %s failed", self.candidate.name)
+            await self._stop_engine()
+            self._give_up("an internal error; the server's log has the details.", 1)
 
     async def _start_engine(self, report: Report) -> None:
         self._engine = self.candidate.engine()
@@ -90,15 +102,12 @@ class Service:
 
     def _give_up(self, reason: str, crashes: int) -> None:
         self._settled.set()
-        self._changed(f"The engine ended {crashes} times and is not restarted any more; load the model again. {reason}")
+        times = "" if crashes == 1 else f" {crashes} times"
+        self._changed(f"The engine failed{times} and is not restarted any more; load the model again. Reason: {reason}")
 
     def _changed(self, error: str) -> None:
         self.error = error
         self._on_change()
-
-    async def settled(self) -> None:
-        """Returns when it is ready, has given up, or was stopped."""
-        await self._settled.wait()
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """As ChatModel. Raises EngineFailed at once when the engine is not there."""

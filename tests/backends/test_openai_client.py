@@ -14,6 +14,7 @@ from backends import openai_client
 from backends.errors import Busy, EngineFailed, InvalidRequest, QuartetError
 from backends.openai_client import OpenAIChatModel
 from backends.types import Delta, Message, SamplingParams, Usage
+from tests.backends.loopback import listening
 
 HELLO = [Message("system", "Be brief."), Message("user", "Hello")]
 
@@ -43,33 +44,25 @@ async def upstream(script: Script, status: str = "200 OK", headers: str = "") ->
     seen = Upstream()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        length = next(
+            int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")
+        )
+        seen.requests.append((head, json.loads(await reader.readexactly(length))))
+        answer_head = f"HTTP/1.1 {status}\r\nContent-Type: text/event-stream\r\n{headers}Connection: close\r\n\r\n"
+        writer.write(answer_head.encode())
+        watch = asyncio.create_task(reader.read())
+        watch.add_done_callback(lambda _: seen.hung_up.set())
         try:
-            head = (await reader.readuntil(b"\r\n\r\n")).decode()
-            length = next(
-                int(line.split(":")[1]) for line in head.lower().splitlines() if line.startswith("content-length")
-            )
-            seen.requests.append((head, json.loads(await reader.readexactly(length))))
-            writer.write(
-                f"HTTP/1.1 {status}\r\nContent-Type: text/event-stream\r\n{headers}Connection: close\r\n\r\n".encode()
-            )
-            watch = asyncio.create_task(reader.read())
-            watch.add_done_callback(lambda _: seen.hung_up.set())
-            try:
-                await script(writer)
-            finally:
-                watch.cancel()
-        except (ConnectionError, asyncio.IncompleteReadError):
+            await script(writer)
+        except ConnectionError:
             seen.hung_up.set()
         finally:
-            writer.close()
+            watch.cancel()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    seen.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
-    try:
+    async with listening(serve) as url:
+        seen.url = f"{url}/v1"
         yield seen
-    finally:
-        server.close()
-        await server.wait_closed()
 
 
 def sends(*chunks: bytes, pause: float = 0.0) -> Script:
