@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _PASSAGES_AT_ONCE = 64  # embedded, stored and reported together
+_REPORT_EVERY = 0.5  # seconds
 _ATTEMPTS = 3  # for a file whose embedding process is lost
 
 
@@ -108,9 +109,16 @@ class Ingest:
         from rag.loaders import load
         from rag.splitter import split
 
-        self._store.parsing(job.file_id, 0.0, None)
-        self.changes += 1
-        documents = load(self._bytes_of(job.file_id), job.name)
+        self._report_parsing(job, 0, 0)
+        reported = time.monotonic()
+
+        def progress(done: int, total: int | None) -> None:
+            nonlocal reported
+            if time.monotonic() - reported > _REPORT_EVERY:
+                reported = time.monotonic()
+                self._report_parsing(job, done, total or 0)
+
+        documents = load(self._bytes_of(job.file_id), job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
         parts = split(documents, self._embeddings.count_tokens, self._embeddings.max_tokens)
@@ -125,7 +133,12 @@ class Ingest:
                     heading=heading,
                 )
             )
-        self._store.parsed(job.file_id, pages, new)
+        notes = {note for document in documents if (note := document.metadata.get("note"))}
+        self._store.parsed(job.file_id, pages, new, " ".join(sorted(notes)))
+        self.changes += 1
+
+    def _report_parsing(self, job: Job, done: int, total: int) -> None:
+        self._store.parsing(job.file_id, done / total if total else 0.0, total or None)
         self.changes += 1
 
     def _embed(self, job: Job) -> None:
@@ -141,6 +154,7 @@ class Ingest:
     def _give_up(self, job: Job, error: Exception) -> None:
         if self._stopping:
             return
+        reason: str
         if isinstance(error, UnreadableFile):
             reason, sentence = error.reason, error.message
         elif isinstance(error, QuartetError):

@@ -39,11 +39,12 @@ class Retriever:
             Hit(
                 passage_id=str(candidate.passage_id),
                 text=candidate.text,
-                score=round(score, 4),
+                score=round(scored.score, 4),
                 file=candidate.file,
                 file_id=candidate.file_id,
                 page=candidate.page,
                 heading=candidate.heading,
             )
-            for score, candidate in rank(query, query_words, found, spoken)[:top_k]
+            for scored in rank(query, query_words, found, spoken)[:top_k]
+            for candidate in [scored.candidate]
         ]

@@ -157,7 +157,7 @@ class SqliteStore:
     def parsing(self, file_id: str, progress: float, pages: int | None) -> None:
         self._update(file_id, state="parsing", progress=progress, pages=pages)
 
-    def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage]) -> None:
+    def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage], note: str) -> None:
         rows = [
             {
                 "file_id": file_id,
@@ -171,7 +171,9 @@ class SqliteStore:
         ]
         with self._write() as db:
             if db.execute(
-                update(files).where(files.c.id == file_id).values(state="embedding", progress=0.0, pages=pages)
+                update(files)
+                .where(files.c.id == file_id)
+                .values(state="embedding", progress=0.0, pages=pages, error=note)
             ).rowcount:
                 db.execute(delete_from(passages).where(passages.c.file_id == file_id))
                 if rows:
@@ -223,9 +225,7 @@ class SqliteStore:
                 fts.add(db, file.base_id, file_id)
                 count = select(func.count()).where(passages.c.file_id == file_id).scalar_subquery()
                 db.execute(
-                    update(files)
-                    .where(files.c.id == file_id)
-                    .values(state="searchable", progress=1.0, passages=count, reason="", error="")
+                    update(files).where(files.c.id == file_id).values(state="searchable", progress=1.0, passages=count)
                 )
             version, removed = self._delete(db, file.base_id, gone)
         self._keep_index_in_step(file.base_id, version, added=file_id, removed=removed)
