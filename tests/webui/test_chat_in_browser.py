@@ -81,9 +81,8 @@ def test_parameters_and_system_prompt_reach_the_engine(start_server: StartServer
 
         sent = engine.requests[-1]
         assert sent["messages"][0] == {"role": "system", "content": "You count."}
-        assert [sent[name] for name in ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")] == [
-            7, 0.5, 9, 0.8, 1.2, 3,
-        ]  # fmt: skip
+        names = ("max_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+        assert [sent[name] for name in names] == [7, 0.5, 9, 0.8, 1.2, 3]
 
         page.fill("#temperature input, #temperature textarea", "9")
         window.ask("chat", "Again")
