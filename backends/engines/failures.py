@@ -37,13 +37,16 @@ _REASONS = (
 )
 
 
+# Lines that only say that the reason is to be found further up.
+_ELSEWHERE = r"Engine core initialization failed|EngineDeadError|[Ss]ee (?:root cause|stack trace)"
+
+
 def why_it_ended(log: Sequence[str], code: int) -> str:
     """One sentence: what the log says, or else its last line, or how the process ended."""
-    text = "\n".join(log)
-    for pattern, sentence in _REASONS:
-        if match := re.search(pattern, text, re.IGNORECASE):
-            what = next((group for group in match.groupdict().values() if group), "")
-            return sentence.format(what=what.strip())
+    for line in reversed(log):
+        for pattern, sentence in _REASONS:
+            if match := re.search(pattern, line, re.IGNORECASE):
+                return sentence.format(what=(match.groupdict().get("what") or "").strip())
     if code == -9:
         return "its process was killed, most often because the machine ran out of memory."
     last = _last_telling(log)
@@ -53,7 +56,9 @@ def why_it_ended(log: Sequence[str], code: int) -> str:
 
 def _last_telling(log: Sequence[str]) -> str:
     """The last line that names an error, else the last line; without time stamp, class name or traceback arrows."""
-    named = [line for line in log if re.search(r"\b\w*(?:Error|Exception)\b: ", line)]
+    named = [
+        line for line in log if re.search(r"\b\w*(?:Error|Exception)\b: ", line) and not re.search(_ELSEWHERE, line)
+    ]
     line = (named or list(log) or [""])[-1]
     line = re.sub(r"^.*?\b(?:\w+\.)*\w*(?:Error|Exception)\b: ", "", line)
     return line[:300]

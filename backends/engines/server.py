@@ -22,6 +22,8 @@ from backends.types import Progress
 
 _PORT_TRIES = 3
 _POLL_SECONDS = 0.2
+# An engine of several processes says why it failed some hundred lines before it ends.
+_TELLING_LINES = 400
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,8 @@ class LocalServer:
             except BaseException as error:
                 await self.stop()
                 taken = (
-                    isinstance(error, EngineFailed) and "address already in use" in "\n".join(self.log_tail()).lower()
+                    isinstance(error, EngineFailed)
+                    and "address already in use" in "\n".join(self.log_tail(_TELLING_LINES)).lower()
                 )
                 if not taken or attempt == _PORT_TRIES - 1:
                     raise
@@ -76,7 +79,9 @@ class LocalServer:
             async with asyncio.timeout(self._timeout), new_client(self.base_url, self.key) as client:
                 while not await self._ready(client, f"http://127.0.0.1:{port}/health", report):
                     if (await asyncio.wait([ended], timeout=_POLL_SECONDS))[0]:
-                        raise EngineFailed("The engine did not start: " + why_it_ended(self.log_tail(), ended.result()))
+                        raise EngineFailed(
+                            "The engine did not start: " + why_it_ended(self.log_tail(_TELLING_LINES), ended.result())
+                        )
         except TimeoutError as error:
             raise EngineFailed(f"The engine was not ready after {self._timeout:.0f} seconds; see its log.") from error
         finally:
@@ -100,7 +105,7 @@ class LocalServer:
         """The reason, once the process is over."""
         assert self._process is not None  # noqa: S101 - only a started server is watched
         code = await self._process.wait()
-        return why_it_ended(self.log_tail(), code)
+        return why_it_ended(self.log_tail(_TELLING_LINES), code)
 
     async def stop(self) -> None:
         if self._process is not None:

@@ -128,7 +128,7 @@ _STAGES = (
     (re.compile(r"Loading \S+ checkpoint shards.*?(\d+)/(\d+)"), "loading weights"),
     (re.compile(r"Capturing CUDA graphs.*?(\d+)/(\d+)"), "recording graphs"),
     (re.compile(r"Starting to load model|Loading weights"), "loading weights"),
-    (re.compile(r"torch\.compile|Compiling a graph|Dynamo bytecode"), "compiling"),
+    (re.compile(r"torch\.compile took|Compiling a graph|Dynamo bytecode|Warming up"), "compiling"),
     (re.compile(r"KV cache size|KV cache memory|init engine"), "reserving memory"),
     (re.compile(r"Starting vLLM|Application startup"), "almost ready"),
 )
