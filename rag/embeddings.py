@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
 import numpy as np
 from langchain_core.embeddings import Embeddings
@@ -34,11 +34,37 @@ _PROJECT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class EmbeddingModel:
-    """What the worker says of the model it loaded. `max_tokens` is without special tokens."""
+    """`max_tokens` is the longest passage that it reads whole, without special tokens; `scripts` are those its
+    vocabulary was made for (rag.scripts)."""
 
     dimension: int
     max_tokens: int
     scripts: frozenset[str]
+
+
+class PassageEmbeddings(Protocol):
+    """What rag asks of an embedding model. Every method blocks and may be called from any thread."""
+
+    @property
+    def name(self) -> str:
+        """Identifies the model and its version; vectors of different names must not be compared."""
+        ...
+
+    @property
+    def description(self) -> EmbeddingModel: ...
+    def count_tokens(self, texts: Sequence[str]) -> list[int]:
+        """Tokens of each text, without special ones and not truncated."""
+        ...
+
+    def passage_vectors(self, texts: Sequence[str]) -> Vectors:
+        """One normalised float32 row for each passage."""
+        ...
+
+    def query_vector(self, text: str) -> Vectors:
+        """One normalised float32 row, shape (1, dimension)."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class WorkerEmbeddings(Embeddings):
@@ -68,11 +94,6 @@ class WorkerEmbeddings(Embeddings):
     def description(self) -> EmbeddingModel:
         return self._started().description
 
-    @property
-    def max_tokens(self) -> int:
-        """The longest passage that the model reads whole, in tokens without special ones."""
-        return self.description.max_tokens
-
     def count_tokens(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text, without special ones and not truncated."""
         counts: list[int] = self._started().ask("count", texts)
@@ -99,12 +120,6 @@ class WorkerEmbeddings(Embeddings):
     def embed_query(self, text: str) -> list[float]:
         row: list[float] = self.query_vector(text)[0].tolist()
         return row
-
-    @property
-    def ready(self) -> bool:
-        """The model is loaded; asking it costs milliseconds, not seconds."""
-        worker = self._worker
-        return worker is not None and worker.loaded
 
     def close(self) -> None:
         """Ends the worker process; whoever still waits for it gets EngineFailed."""
@@ -154,10 +169,6 @@ class _Worker:
         setup = {"model": model or _bundled_folder(), "threads": threads, "local_files_only": _is_local(model)}
         self._send(setup)
         threading.Thread(target=self._read, name="embedding-answers", daemon=True).start()
-
-    @property
-    def loaded(self) -> bool:
-        return self._loaded.done() and not self.lost
 
     @property
     def description(self) -> EmbeddingModel:

@@ -19,7 +19,7 @@ from rag.store import Job, NewPassage, Store
 from rag.words import words
 
 if TYPE_CHECKING:
-    from rag.embeddings import WorkerEmbeddings
+    from rag.embeddings import PassageEmbeddings
 
 _log = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Ingest:
     """`bytes_of` tells where the bytes of a file id are. `changes` counts every step that was written to the store."""
 
     def __init__(
-        self, store: Store, embeddings: WorkerEmbeddings, bytes_of: Callable[[str], Path], threads: int = 2
+        self, store: Store, embeddings: PassageEmbeddings, bytes_of: Callable[[str], Path], threads: int = 2
     ) -> None:
         self._store = store
         self._embeddings = embeddings
@@ -121,7 +121,7 @@ class Ingest:
         documents = load(self._bytes_of(job.file_id), job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
-        parts = split(documents, self._embeddings.count_tokens, self._embeddings.max_tokens)
+        parts = split(documents, self._embeddings.count_tokens, self._embeddings.description.max_tokens)
         new = []
         for part in parts:
             heading = part.metadata.get("heading") or ""
@@ -132,6 +132,10 @@ class Ingest:
                     page=part.metadata.get("page"),
                     heading=heading,
                 )
+            )
+        if not new:
+            raise UnreadableFile(
+                "no_text", "No text was found in this file: upload one that has text, not pictures of it."
             )
         notes = {note for document in documents if (note := document.metadata.get("note"))}
         self._store.parsed(job.file_id, pages, new, " ".join(sorted(notes)))

@@ -18,11 +18,13 @@ from typing import IO, TYPE_CHECKING
 
 from backends.errors import Busy, Conflict, InvalidRequest, StorageFull, TooLarge
 from rag.names import base_name, file_label
+from rag.ranking import THRESHOLD
 from rag.types import FileRecord, Hit, KnowledgeBase
 
 if TYPE_CHECKING:
-    from rag.embeddings import WorkerEmbeddings
+    from rag.embeddings import PassageEmbeddings
     from rag.ingest import Ingest
+    from rag.langchain import KnowledgeBaseRetriever, KnowledgeBaseStore
     from rag.retriever import Retriever
     from rag.sqlite_store import SqliteStore
 
@@ -46,8 +48,17 @@ class Limits:
 class KnowledgeService:
     """All knowledge bases of one data folder. Calls that name a base raise NotFound when there is none of this name."""
 
-    def __init__(self, data_dir: Path, embedding_model: str = "", limits: Limits | None = None) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        embedding_model: str = "",
+        limits: Limits | None = None,
+        embeddings: PassageEmbeddings | None = None,
+    ) -> None:
+        """`embedding_model` is a folder or hub id, "" the bundled one; `embeddings` is used in its place when given,
+        and left open by close()."""
         self._data_dir = data_dir
+        self._embeddings = embeddings
         self._files = data_dir / "files"
         self._embedding_model = embedding_model
         self._limits = limits or Limits()
@@ -64,7 +75,7 @@ class KnowledgeService:
         """Unfinished files are resumed by the next start."""
         parts, self._parts = self._parts, None
         if parts:
-            await asyncio.to_thread(parts.close)
+            await asyncio.to_thread(self._close, parts)
         if self._lock:
             self._lock.close()
 
@@ -122,6 +133,20 @@ class KnowledgeService:
             raise InvalidRequest(f"top_k must be between 1 and 100; it was {top_k}.")
         return await asyncio.to_thread(self._open_parts.retriever.search, base_name(base), query, top_k)
 
+    def vector_store(self, base: str) -> KnowledgeBaseStore:
+        """The knowledge base as LangChain's VectorStore, to search in. Its methods block."""
+        from rag.langchain import KnowledgeBaseStore
+
+        parts = self._open_parts
+        return KnowledgeBaseStore(base_name(base), parts.retriever, parts.embeddings)
+
+    def retriever(self, base: str, top_k: int = 4, threshold: float = THRESHOLD) -> KnowledgeBaseRetriever:
+        """The knowledge base as LangChain's BaseRetriever; passages below `threshold` are left out."""
+        from rag.langchain import KnowledgeBaseRetriever
+
+        find = self._open_parts.retriever.search
+        return KnowledgeBaseRetriever(base=base_name(base), find=find, top_k=top_k, threshold=threshold)
+
     # ---- inside
 
     @property
@@ -144,7 +169,7 @@ class KnowledgeService:
         except BaseException:
             self._lock.close()
             raise
-        embeddings = WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
+        embeddings = self._embeddings or WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
         store.use_embedding_model(embeddings.name)
         # A crash between the bytes and their record leaves bytes that are nobody's.
         known = store.file_ids()
@@ -153,6 +178,13 @@ class KnowledgeService:
                 file.unlink()
         ingest = Ingest(store, embeddings, self._bytes_of)
         return _Parts(store, embeddings, ingest, Retriever(store, embeddings))
+
+    def _close(self, parts: _Parts) -> None:
+        parts.ingest.stop()
+        if self._embeddings is None:
+            parts.embeddings.close()
+        parts.ingest.join(timeout=5)
+        parts.store.close()
 
     def _bytes_of(self, file_id: str) -> Path:
         return self._files / file_id
@@ -208,15 +240,9 @@ class KnowledgeService:
 @dataclass(frozen=True)
 class _Parts:
     store: SqliteStore
-    embeddings: WorkerEmbeddings
+    embeddings: PassageEmbeddings
     ingest: Ingest
     retriever: Retriever
-
-    def close(self) -> None:
-        self.ingest.stop()
-        self.embeddings.close()
-        self.ingest.join(timeout=5)
-        self.store.close()
 
 
 def _lock_folder(folder: Path) -> IO[bytes]:

@@ -10,7 +10,7 @@ from rag.types import Hit
 from rag.words import words
 
 if TYPE_CHECKING:
-    from rag.embeddings import WorkerEmbeddings
+    from rag.embeddings import PassageEmbeddings
     from rag.store import Store
 
 _CANDIDATES = 50  # from each side
@@ -19,7 +19,7 @@ _CANDIDATES = 50  # from each side
 class Retriever:
     """Search over one store with one embedding model. Blocks; any number of threads may ask at once."""
 
-    def __init__(self, store: Store, embeddings: WorkerEmbeddings) -> None:
+    def __init__(self, store: Store, embeddings: PassageEmbeddings) -> None:
         self._store = store
         self._embeddings = embeddings
 

@@ -148,7 +148,7 @@ class SqliteStore:
         query = (
             select(knowledge_bases.c.name, files.c.id, files.c.name, files.c.state == "embedding")
             .join(files)
-            .where(files.c.state.in_(["uploaded", "parsing", "embedding"]))
+            .where(files.c.state.in_(_UNFINISHED))
             .order_by(files.c.number)
         )
         with self._read() as db:
@@ -172,8 +172,8 @@ class SqliteStore:
         with self._write() as db:
             if db.execute(
                 update(files)
-                .where(files.c.id == file_id)
-                .values(state="embedding", progress=0.0, pages=pages, error=note)
+                .where(files.c.id == file_id, files.c.state.in_(_UNFINISHED))
+                .values(state="embedding", progress=0.0, passages=0, pages=pages, error=note)
             ).rowcount:
                 db.execute(delete_from(passages).where(passages.c.file_id == file_id))
                 if rows:
@@ -202,19 +202,19 @@ class SqliteStore:
             new = [{"passage_id": i, "vector": row.tobytes()} for i, row in zip(ids, rows, strict=True) if i in here]
             if new:
                 db.execute(insert(vectors), new)
-            total = func.count(passages.c.id)
-            done, of = db.execute(
-                select(func.count(vectors.c.passage_id), total)
-                .select_from(passages)
-                .outerjoin(vectors)
-                .where(passages.c.file_id == file_id)
-            ).one()
-            db.execute(update(files).where(files.c.id == file_id).values(passages=done, progress=done / max(of, 1)))
+            last = select(func.max(passages.c.position) + 1.0).where(passages.c.file_id == file_id).scalar_subquery()
+            done = files.c.passages + len(new)
+            db.execute(
+                update(files)
+                .where(files.c.id == file_id, files.c.state == "embedding")
+                .values(passages=done, progress=func.min(1.0, done / last))
+            )
 
     def finish(self, file_id: str) -> list[str]:
         with self._write() as db:
             file = db.execute(select(files).where(files.c.id == file_id, files.c.state == "embedding")).one_or_none()
-            if file is None:
+            bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
+            if file is None or db.scalars(bare.where(passages.c.file_id == file_id).limit(1)).first():
                 return []
             same_name = select(files.c.id).where(files.c.base_id == file.base_id, files.c.name == file.name)
             newer = same_name.where(files.c.number > file.number, files.c.state == "searchable")
@@ -235,12 +235,11 @@ class SqliteStore:
 
     def fail(self, file_id: str, reason: str, error: str) -> None:
         with self._write() as db:
-            db.execute(delete_from(passages).where(passages.c.file_id == file_id))
-            db.execute(
-                update(files)
-                .where(files.c.id == file_id)
-                .values(state="failed", progress=1.0, passages=0, reason=reason, error=error)
-            )
+            failed = {"state": "failed", "progress": 1.0, "passages": 0, "reason": reason, "error": error}
+            if db.execute(
+                update(files).where(files.c.id == file_id, files.c.state.in_(_UNFINISHED)).values(**failed)
+            ).rowcount:
+                db.execute(delete_from(passages).where(passages.c.file_id == file_id))
 
     def use_embedding_model(self, name: str) -> None:
         with self._write() as db:
@@ -259,7 +258,7 @@ class SqliteStore:
             db.execute(
                 update(files)
                 .where(files.c.state.in_(["searchable", "embedding"]))
-                .values(state="embedding", progress=0.0)
+                .values(state="embedding", progress=0.0, passages=0)
             )
             db.execute(update(knowledge_bases).values(version=knowledge_bases.c.version + 1))
 
@@ -365,6 +364,7 @@ class SqliteStore:
             raise
 
 
+_UNFINISHED = ("uploaded", "parsing", "embedding")
 _QUEUED = {"state": "uploaded", "passages": 0, "progress": 0.0, "reason": "", "error": ""}
 
 

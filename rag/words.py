@@ -20,8 +20,8 @@ _STOP_WORDS = """
     a about an and are as at be been by can could did do does for from had has have he hello help her hi his how i in is
     it its many me much my of on or please she tell thank that the their them there these they thi this those to us was
     we were what when where which who whom whose why will with would you your
-    什么 谁 哪 哪里 哪儿 哪个 哪些 哪种 多少 几 怎么 怎样 怎么样 如何 为什么 为何 何时 吗 呢 吧 的 了 是 在 和 与 有 被 于
-    对 由 以 及 或 这 那 他 她 它 我 你 您 我们 你们 他们 请 请问 能 会 做 可以 一个 你好 谢谢 再见
+    什么 谁 哪 哪里 哪儿 哪个 哪些 哪种 多少 几 怎么 怎样 怎么样 如何 为什么 为何 何时 吗 呢 吧 的 了 是 在 和 与 有 被
+    于 对 由 以 及 或 这 那 他 她 它 我 你 您 我们 你们 他们 请 请问 能 会 做 可以 一个 你好 谢谢 再见
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
