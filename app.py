@@ -239,7 +239,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     knowledge = KnowledgeService(settings.data_dir, settings.embedding_model)
     chat = ChatService(models, knowledge, lambda: models.status.context_length)
     opened = asyncio.Event()
-    trouble: list[QuartetError] = []
+    trouble: list[str] = []
 
     async def open_knowledge() -> None:
         """Takes about a second, most of it imports: the page does not wait for it, only what needs documents does."""
@@ -247,8 +247,11 @@ def serve(settings: Settings, listener: socket.socket) -> None:
             await knowledge.start()
             opened.set()
         except QuartetError as error:
-            trouble.append(error)
-            server.should_exit = True
+            trouble.append(error.message)
+        except Exception:
+            logging.getLogger("quartet").exception("the documents cannot be opened")
+            trouble.append(f"The documents in {settings.data_dir} could not be opened; the lines above say why.")
+        server.should_exit = bool(trouble)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -258,9 +261,11 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         try:
             yield
         finally:
-            await models.close()
-            await opening
-            await knowledge.close()
+            try:
+                await models.close()
+            finally:
+                await opening
+                await knowledge.close()
 
     def listening() -> None:
         print(f"Quartet is ready at {settings.url}  (Ctrl-C ends it)", flush=True)
@@ -276,7 +281,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     server = Server(app, listening, lambda: models.status.in_flight, draining)
     asyncio.run(server.serve([listener]))
     if trouble:
-        raise CannotStart(trouble[0].message)
+        raise CannotStart(trouble[0])
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -296,6 +301,8 @@ def main(arguments: Sequence[str]) -> int:
     except CannotStart as reason:
         print(f"Quartet: {reason}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # before the server took the signal over
+        return 130
     return 0
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -17,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class PatientProtocol(H11Protocol):
     """HTTP/1.1 that gives up on clients which do not finish their request head or do not read their answer."""
 
-    head_limit = 15.0  # seconds for the head of the first request of a connection
+    head_limit = 15.0  # seconds for the head of a request, counted from the opening or from its first byte
     stall_limit = 30.0  # seconds in which a client may leave our bytes unread
 
     _deadline: asyncio.TimerHandle | None = None
@@ -25,7 +26,16 @@ class PatientProtocol(H11Protocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self.head_limit, self._no_request)
+        self._deadline = self.loop.call_later(self.head_limit, self._no_head)
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:  # a head has come
+            if self._deadline is not None:
+                self._deadline.cancel()
+                self._deadline = None
+        elif self._deadline is None:
+            self._deadline = self.loop.call_later(self.head_limit, self._no_head)
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._deadline, self._stalled):
@@ -42,9 +52,9 @@ class PatientProtocol(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
 
-    def _no_request(self) -> None:
+    def _no_head(self) -> None:
         # After an upgrade the connection belongs to another protocol, which has its own pings.
-        if self.cycle is None and self.transport.get_protocol() is self:
+        if self.transport.get_protocol() is self:
             self.transport.abort()
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_server import ROOT, RunningServer, clean_environment, free_port
+from running_server import ROOT, RunningServer, clean_environment, free_port, running_server
 
 import app
 
@@ -164,6 +164,15 @@ def test_a_killed_quartet_leaves_no_lock(tmp_path: Path) -> None:
     killed = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=False, timeout=60)
     assert killed.returncode == -signal.SIGKILL
     app.claim(tmp_path).close()
+
+
+def test_a_damaged_database_is_one_sentence(tmp_path: Path) -> None:
+    with running_server(tmp_path) as first:
+        first.post("/api/knowledge-bases", json={"name": "x"})
+    (database,) = first.data_dir.glob("*.db")
+    database.write_bytes(b"this is no database" * 1_000)
+    line = started_wrongly("--port", str(free_port()), "--data-dir", str(first.data_dir))
+    assert "Another Quartet" not in line
 
 
 def test_the_data_folder_is_private(server: RunningServer) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from running_server import RunningServer
 from scripted_engine import NAME, scripted_engine
@@ -205,6 +207,34 @@ def test_nothing_is_left_of_an_upload_that_was_refused(server: RunningServer, ba
     assert error_of(server.post(f"{base}/files", files=[("files", (f"{n}", b"x")) for n in range(201)]))[0] == 413
     assert os.listdir(server.data_dir / "incoming") == []
     assert server.get(f"{base}/files").json() == []
+
+
+FIELD = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\n'
+FLOODS = {
+    "one huge field that is no file": FIELD + b"x" * 10_000_000 + b"\r\n--b--",
+    "many fields": (FIELD + b"1\r\n") * 50_000 + b"--b--",
+    "many headers": b"--b\r\n" + b"X: y\r\n" * 100_000 + b"\r\n\r\n--b--",
+    "a long header": b"--b\r\nX: " + b"y" * 5_000_000 + b"\r\n\r\n--b--",
+    "empty lines": b"\r\n" * 2_500_000,
+}
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+def test_a_flood_of_multipart_is_refused_while_others_are_served(server: RunningServer, base: str, flood: str) -> None:
+    headers = {"Content-Type": "multipart/form-data; boundary=b"}
+    before = memory_of(server)
+    with ThreadPoolExecutor(1) as pool:
+        refused = pool.submit(server.post, f"{base}/files", content=FLOODS[flood], headers=headers)
+        with server.client(timeout=5.0) as other:
+            while not refused.done():
+                assert other.get("/health").status_code == 200
+    assert refused.result().status_code == 400
+    assert memory_of(server) - before < 50 * 1024 * 1024
+
+
+def memory_of(server: RunningServer) -> int:
+    """Resident bytes of the server's process."""
+    return psutil.Process(server.process.pid).memory_info().rss
 
 
 def test_what_is_not_there_is_a_404(server: RunningServer, base: str) -> None:

@@ -175,6 +175,13 @@ async def test_a_half_sent_request_is_closed(sent: bytes) -> None:
         assert asyncio.get_running_loop().time() - began < 5
 
 
+async def test_a_second_request_that_is_half_sent_is_closed_too() -> None:
+    async with serving(Counts()) as (_, port, _):
+        first = b"POST /size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
+        reply = await exchange(port, first, b"POST /size HT", pause=0.2)
+        assert reply.startswith(b"HTTP/1.1 200")
+
+
 async def test_a_request_that_came_in_time_may_take_its_time() -> None:
     async with serving(Counts()) as (_, port, _):
         request = b"GET /slow HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
