@@ -88,8 +88,8 @@ def _take_in(stream: IO[bytes], limits: Limits, progress: Progress) -> Reading |
 
 
 def _messages(stream: IO[bytes], limits: Limits) -> Iterator[dict[str, Any]]:
-    # A character is at most 12 bytes in JSON; a reader that was taken over gets no more of our memory than that.
-    left = 12 * limits.characters + 10_000_000
+    # A character is at most 4 bytes; a reader that was taken over gets no more of our memory than that.
+    left = 4 * limits.characters + 10_000_000
     while line := stream.readline(left):
         left -= len(line)
         yield json.loads(line)

@@ -37,7 +37,8 @@ class _Piece:
 def split(documents: Sequence[Document], count_tokens: TokenCounter, max_tokens: int) -> list[Document]:
     """Passages of about `PASSAGE_TOKENS`, never more than `max_tokens`, in order; none spans two documents.
 
-    Metadata is that of the document (`page`, `heading`), and `index`, which counts through all of them from 0.
+    Metadata is that of the document (`page`, `heading`), `index`, which counts through all of them from 0, and
+    `start_index`, the place in the text of the document.
     """
     target = max(1, min(PASSAGE_TOKENS, max_tokens))
     texts = [document.page_content for document in documents]
@@ -49,9 +50,10 @@ def split(documents: Sequence[Document], count_tokens: TokenCounter, max_tokens:
     ranges = [(at, start, end) for at, own in enumerate(pieces) for start, end in _packed(own, target)]
     passages: list[Document] = []
     for at, start, end in _within(texts, ranges, count_tokens, max_tokens):
-        text = texts[at][start:end].strip()
+        text = texts[at][start:end].lstrip()
         if text:
-            passages.append(Document(text, metadata={**documents[at].metadata, "index": len(passages)}))
+            metadata = {**documents[at].metadata, "index": len(passages), "start_index": end - len(text)}
+            passages.append(Document(text.rstrip(), metadata=metadata))
     return passages
 
 

@@ -61,7 +61,7 @@ def join_lines(lines: Sequence[str]) -> str:
             current = _join(current, line)
         else:
             # Between single lines, as of a table or an address, there was no blank line: there is none now.
-            single = line and current == last and not _SENTENCE_END.search(last)
+            single = line and current == last and (_ITEM.match(line) or not _SENTENCE_END.search(last))
             done += [current, "\n" if single else "\n\n"]
             current = line
         last = line

@@ -125,7 +125,7 @@ def inflating_docx(megabytes: int = 120) -> bytes:
     document = _new_docx()
     document.add_paragraph("harmless")
     # Numbers between the spaces: varied enough to stay under 200:1.
-    line = 6_000 * b" "
+    line = 1_200 * b" "
     numbers = (n * 7919 % 100_003 for n in range(megabytes * 100_000 // len(line)))
     part = b"<x>" + b"".join(b"<!-- %d -->%b" % (number, line) for number in numbers) + b"</x>"
     return with_parts(_saved(document), {f"word/extra{n}.xml": part for n in range(10)})

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from rag.errors import UnreadableFile
+
 Progress = Callable[[int, int], None]  # done, total
 
 
@@ -29,6 +31,15 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+def too_much_text(characters: int, limits: Limits) -> UnreadableFile:
+    """What a reader raises for more text than one document may hold."""
+    return UnreadableFile(
+        "too_large",
+        f"This file holds {characters:,} characters of text; the limit is {limits.characters:,}: "
+        "split it and upload the parts.",
+    )
 
 
 @dataclass(frozen=True)

@@ -15,21 +15,21 @@ from pathlib import Path
 from typing import Any
 
 from rag.errors import UnreadableFile
-from rag.readers import Limits, Reading
+from rag.readers import Limits, Reading, too_much_text
 from rag.text import is_readable
 
 
 def main() -> None:
     order = json.loads(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8", errors="replace")
     os.dup2(2, 1)  # nothing a library prints may get among the answers
     limits = Limits(**order["limits"])
     reader = importlib.import_module(f"rag.readers.{order['reader']}")
     _confine(limits)
 
     def say(**message: Any) -> None:
-        out.write(json.dumps(message) + "\n")
+        out.write(json.dumps(message, ensure_ascii=False) + "\n")
         out.flush()
 
     try:
@@ -63,11 +63,7 @@ def _confine(limits: Limits) -> None:
 def _check(reading: Reading, limits: Limits) -> None:
     characters = sum(len(section.text) for section in reading.sections)
     if characters > limits.characters:
-        raise UnreadableFile(
-            "too_large",
-            f"This file holds {characters:,} characters of text; the limit is {limits.characters:,}: "
-            "split it and upload the parts.",
-        )
+        raise too_much_text(characters, limits)
     if not is_readable("".join(section.text for section in reading.sections)):
         raise UnreadableFile(
             "no_text",

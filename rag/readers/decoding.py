@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import codecs
 import re
+from pathlib import Path
 
 from rag.errors import UnreadableFile
+from rag.readers import Limits, too_much_text
+from rag.text import clean_text
 
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
@@ -23,7 +26,16 @@ _FREQUENT = frozenset(
     "这個們來為國說時會對於著過發後裡種開學現經麼無樣動數據請與及或等本文件使系统項目项"
 )
 _HAN = re.compile("[\u4e00-\u9fff]")
+_DAMAGE = re.compile("\ufffd+")  # a bad byte takes its neighbours along
 _KANA = re.compile("[\u3040-\u30ff]")
+
+
+def read_text(path: Path, limits: Limits) -> str:
+    """The clean text of a file that is nothing but text. Raises UnreadableFile: damaged, too_large."""
+    text = decode(path.read_bytes())
+    if len(text) > limits.characters:  # before any work is done on it
+        raise too_much_text(len(text), limits)
+    return clean_text(text)
 
 
 def decode(data: bytes) -> str:
@@ -62,7 +74,7 @@ def _strict_utf8(data: bytes) -> str:
 def _almost(data: bytes, encoding: str) -> str:
     """The encoding, where one place at most does not fit: a damaged byte, or an end in the middle of a character."""
     text = data.decode(encoding, "replace")
-    return encoding if text.count("\ufffd") <= 1 and len(text) > 20 else ""
+    return encoding if len(_DAMAGE.findall(text)) <= 1 and len(text) > 20 else ""
 
 
 def _plausible(data: bytes) -> str:
@@ -75,8 +87,8 @@ def _plausible(data: bytes) -> str:
 def _likeness(data: bytes, encoding: str) -> float:
     """0..1: how many of the characters that are not ASCII are common ones of Chinese text."""
     text = data[:_SAMPLE].decode(encoding, "replace")
-    # The sample may end within a character, and one byte may be damaged; a damaged one takes its neighbour along.
-    if text.count("\ufffd") > 3:
+    # One byte may be damaged, and the sample may end within a character.
+    if len(_DAMAGE.findall(text)) > 2:
         return 0.0
     foreign = [char for char in text if char > "\x7f" and char != "\ufffd"]
     han = _HAN.findall(text)

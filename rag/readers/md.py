@@ -6,9 +6,9 @@ import re
 from pathlib import Path
 
 from rag.readers import Limits, Progress, Reading, Section
-from rag.readers.decoding import decode
+from rag.readers.decoding import read_text
 from rag.readers.outline import Outline
-from rag.text import clean_text, join_soft
+from rag.text import join_soft
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 _ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
@@ -23,8 +23,8 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
-    """Raises UnreadableFile where the encoding cannot be recognised."""
-    return Reading(_sections(clean_text(decode(path.read_bytes())).split("\n")))
+    """Raises UnreadableFile: damaged (no encoding fits), too_large."""
+    return Reading(_sections(read_text(path, limits).split("\n")))
 
 
 def _sections(lines: list[str]) -> list[Section]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from rag.readers import Limits, Progress, Reading, Section
-from rag.readers.decoding import decode
-from rag.text import clean_text, join_lines
+from rag.readers.decoding import read_text
+from rag.text import join_lines
 
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
-    """Raises UnreadableFile where the encoding cannot be recognised."""
-    text = clean_text(decode(path.read_bytes()))
+    """Raises UnreadableFile: damaged (no encoding fits), too_large."""
+    text = read_text(path, limits)
     return Reading([Section(join_lines(text.split("\n")))])
