@@ -1,0 +1,86 @@
+"""Token ids in, token ids out, many requests at once: transformers' continuous batching behind async iterators."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncGenerator, Sequence
+from typing import Any
+
+from transformers import ContinuousBatchingConfig, GenerationConfig
+from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
+from transformers.generation.logits_process import LogitsProcessorList
+
+from backends.engines.transformers_server.placement import PAGE_TOKENS, CacheSize
+from backends.engines.transformers_server.sampling import Drawer, RowSampler, Sampling
+
+
+class GenerationFailed(Exception):  # noqa: N818 - says what happened
+    """The library gave up on a request; the message is its reason."""
+
+
+class Batcher:
+    """Generates for all requests in one loop of the library. Closing an iterator cancels its request at the next step."""
+
+    def __init__(self, model: Any, size: CacheSize) -> None:
+        self.generated_tokens = 0
+        self.in_flight = 0
+        self._device = str(model.device.type)
+        self._manager = model.init_continuous_batching(
+            generation_config=GenerationConfig(do_sample=False, eos_token_id=-1, max_new_tokens=1),
+            continuous_batching_config=ContinuousBatchingConfig(
+                page_size=PAGE_TOKENS,
+                num_blocks=size.blocks,
+                max_batch_tokens=size.batch_tokens,
+                # Rows are drawn in Python with the newest tokens at hand: neither graphs nor a second batch in flight.
+                use_cuda_graph=False,
+                use_async_batching=False,
+            ),
+        )
+        processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
+        processors.tensors_required = 1
+        self._manager.logit_processor = processors
+        self._manager.start()
+
+    @property
+    def failure(self) -> str:
+        """Why the library's loop ended, "" while it runs."""
+        error = self._manager.background_thread_status.fatal_error
+        return str(error) if error is not None else ""
+
+    async def generate(
+        self, prompt: Sequence[int], most: int, stop_ids: Sequence[int], sampling: Sampling
+    ) -> AsyncGenerator[list[int], None]:
+        """New token ids as they come, the stop id included; at most `most` of them. Raises GenerationFailed."""
+        outputs: asyncio.Queue[Any] = asyncio.Queue()
+        name = uuid.uuid4().hex
+        self._manager.register_result_handler(name, outputs.put_nowait)
+        accepted = self._manager.add_request(
+            list(prompt),
+            request_id=name,
+            max_new_tokens=most,
+            streaming=True,
+            eos_token_id=list(stop_ids) or -1,
+            drawer=Drawer(sampling, self._device),
+        )
+        if accepted is None:
+            raise GenerationFailed(self.failure or "the engine is shutting down")
+        self.in_flight += 1
+        finished = False
+        seen = 0
+        try:
+            while not finished:
+                output = await outputs.get()
+                finished = output.is_finished()
+                if output.error is not None:
+                    raise GenerationFailed(output.error)
+                new = output.generated_tokens[seen:]
+                seen += len(new)
+                self.generated_tokens += len(new)
+                if new:
+                    yield new
+        finally:
+            self.in_flight -= 1
+            if not finished:
+                self._manager.cancel_request(name)
+                self._manager.output_router.result_handlers.pop(name, None)

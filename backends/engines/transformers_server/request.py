@@ -1,0 +1,87 @@
+"""One chat request as the server takes it: read, checked, and completed with the model's own defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from backends.engines.transformers_server.sampling import Sampling
+from backends.errors import InvalidRequest
+from backends.types import SamplingParams
+
+_ROLES = ("system", "user", "assistant")
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """`most` new tokens at most (None: as many as the model's defaults or its context allow)."""
+
+    messages: tuple[dict[str, str], ...]
+    sampling: Sampling
+    most: int | None
+    stop: tuple[str, ...]
+    stream: bool
+
+
+def read_request(body: object, defaults: Any) -> ChatRequest:
+    """The request in a parsed JSON body; `defaults` is the model's GenerationConfig.
+
+    Raises InvalidRequest that names the field.
+    """
+    if not isinstance(body, dict):
+        raise InvalidRequest("The body must be a JSON object.")
+    stop = body.get("stop") or ()
+    asked = SamplingParams(
+        max_new_tokens=_number(body, "max_tokens", int) or _number(body, "max_completion_tokens", int),
+        temperature=_number(body, "temperature", float),
+        top_k=_number(body, "top_k", int),
+        top_p=_number(body, "top_p", float),
+        repetition_penalty=_number(body, "repetition_penalty", float),
+        seed=_number(body, "seed", int),
+        stop=(stop,) if isinstance(stop, str) else tuple(str(text) for text in stop),
+    )
+    most = asked.max_new_tokens or getattr(defaults, "max_new_tokens", None)
+    return ChatRequest(_messages(body), _decided(asked, defaults), most, asked.stop, body.get("stream") is True)
+
+
+def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
+    """A temperature of 0 is greedy; asking for any other way to sample is asking to sample."""
+
+    def first(name: str, neutral: float) -> float:
+        for source in (asked, defaults):
+            if (value := getattr(source, name, None)) is not None:
+                return float(value)
+        return neutral
+
+    temperature = first("temperature", 1.0)
+    wants = any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p))
+    return Sampling(
+        do_sample=temperature > 0 and (wants or bool(getattr(defaults, "do_sample", False))),
+        temperature=temperature or 1.0,
+        top_k=int(first("top_k", 0)),
+        top_p=first("top_p", 1.0),
+        repetition_penalty=first("repetition_penalty", 1.0),
+        seed=asked.seed,
+    )
+
+
+def _messages(body: Mapping[str, Any]) -> tuple[dict[str, str], ...]:
+    messages = body.get("messages")
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRequest('The field "messages" must be a list with at least one message.')
+    for message in messages:
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise InvalidRequest(f"Each message needs a role: {', '.join(_ROLES)}.")
+        if not isinstance(message.get("content"), str):
+            raise InvalidRequest("Each message needs a content that is a text.")
+    return tuple({"role": message["role"], "content": message["content"]} for message in messages)
+
+
+def _number(body: Mapping[str, Any], name: str, kind: type) -> Any:
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
+        raise InvalidRequest(f"{name} must be a number; it was {value!r}.")
+    return kind(value)

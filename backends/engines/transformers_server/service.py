@@ -1,0 +1,150 @@
+"""One model from its folder to answers: loads in a thread, then turns chats into streams of text. Knows no HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import traceback
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from backends.errors import EngineFailed, InvalidRequest, ModelUnusable
+from backends.types import Delta, Progress, Usage
+
+if TYPE_CHECKING:
+    from backends.engines.transformers_server.batching import Batcher
+    from backends.engines.transformers_server.request import ChatRequest
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model that is ready. `context_length` is what one request may fill, in tokens; `stop_ids` end an answer."""
+
+    tokenizer: Any
+    defaults: Any
+    batcher: Batcher
+    context_length: int
+    stop_ids: tuple[int, ...]
+
+
+class Service:
+    """`progress` tells how far loading is, `failure` why it or the generation ended for good."""
+
+    def __init__(self, folder: Path, precision: str) -> None:
+        self.progress = Progress("starting transformers")
+        self._folder, self._precision = folder, precision
+        self._loaded: Loaded | None = None
+        self._failure = ""
+
+    @property
+    def ready(self) -> bool:
+        return self._loaded is not None
+
+    @property
+    def failure(self) -> str:
+        return self._failure or (self._loaded.batcher.failure if self._loaded else "")
+
+    @property
+    def loaded(self) -> Loaded:
+        """Raises EngineFailed while there is no model."""
+        if self._loaded is None:
+            raise EngineFailed("The model is still being loaded; try again in a moment.")
+        return self._loaded
+
+    def load_in_background(self, on_failure: Callable[[], None]) -> None:
+        """Returns at once. `on_failure` is called in the loading thread after `failure` is set."""
+
+        def work() -> None:
+            try:
+                self._loaded = self._load()
+            except ModelUnusable as error:
+                self._failure = error.message
+            except Exception as error:  # whatever the library raises ends the process, with the reason in its log
+                traceback.print_exc()
+                self._failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            if self._failure:
+                on_failure()
+
+        threading.Thread(target=work, name="load", daemon=True).start()
+
+    def _load(self) -> Loaded:
+        from transformers.utils import logging
+
+        from backends.engines.transformers_server import placement
+        from backends.engines.transformers_server.batching import Batcher
+        from backends.families.loading import load_pretrained
+
+        self.progress = Progress("loading weights")
+        logging.set_tqdm_hook(self._watched)
+        dtype, device = placement.dtype(self._folder, self._precision), placement.device()
+        model, tokenizer = load_pretrained(self._folder, dtype, device)
+        logging.set_tqdm_hook(None)
+        self.progress = Progress("reserving memory")
+        config = model.config.get_text_config()
+        context = int(getattr(config, "max_position_embeddings", 0) or 4096)
+        size = placement.cache_size(config, context, model.dtype.itemsize)
+        # One page is kept back: a request that fills the cache to the last token could not be moved aside.
+        fits = context if size.tokens is None else min(context, size.tokens - placement.PAGE_TOKENS)
+        defaults = model.generation_config
+        return Loaded(tokenizer, defaults, Batcher(model, size), fits, _stop_ids(defaults))
+
+    def _watched(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The library's progress bar over the weights, told as progress too."""
+        bar = factory(*args, **kwargs)
+        update = bar.update
+
+        def told(count: float = 1) -> Any:
+            result = update(count)
+            self.progress = Progress("loading weights", int(bar.n), int(bar.total or 0))
+            return result
+
+        bar.update = told
+        return bar
+
+    async def answer(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """The answer, piece by piece. Raises InvalidRequest before the first piece when the prompt is too long.
+
+        Closing the iterator cancels the generation.
+        """
+        from backends.engines.transformers_server.batching import GenerationFailed
+        from backends.engines.transformers_server.text import TextStream
+        from backends.families import prompt_ids
+
+        loaded = self.loaded
+        # Long prompts take the tokenizer a while: the other streams go on meanwhile.
+        prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, request.messages)
+        room = loaded.context_length - len(prompt)
+        if room < 1:
+            raise InvalidRequest(
+                f"The conversation is {len(prompt)} tokens long, and the model takes {loaded.context_length}; "
+                "shorten it or start a new one."
+            )
+        most = min(request.most or room, room)
+        text = TextStream(loaded.tokenizer, request.stop)
+        made = 0
+        ended_by_model = False
+        try:
+            async with aclosing(loaded.batcher.generate(prompt, most, loaded.stop_ids, request.sampling)) as steps:
+                async for ids in steps:
+                    made += len(ids)
+                    ended_by_model = ids[-1] in loaded.stop_ids
+                    if new := text.feed(ids):
+                        yield Delta(new)
+                    if text.stopped:
+                        break
+        except GenerationFailed as error:
+            raise EngineFailed(f"The engine failed while it answered: {error}") from error
+        if not text.stopped and (rest := text.finish()):
+            yield Delta(rest)
+        reason = "stop" if ended_by_model or text.stopped else "length"
+        yield Delta("", reason, Usage(len(prompt), made))
+
+
+def _stop_ids(defaults: Any) -> tuple[int, ...]:
+    ids = defaults.eos_token_id
+    if ids is None:
+        return ()
+    return tuple(ids) if isinstance(ids, list | tuple) else (int(ids),)
