@@ -60,6 +60,28 @@ async def test_the_manager_serves_it_without_a_model_path(tmp_path: Path) -> Non
         await manager.close()
 
 
+async def test_unload_cuts_answers_in_flight_with_a_clear_error(tmp_path: Path) -> None:
+    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        if head.startswith("GET"):
+            writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {len(MODELS)}\r\n\r\n".encode() + MODELS)
+            return
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        while True:
+            writer.write(b'data: {"choices":[{"delta":{"content":"on and "}}]}\n\n')
+            await asyncio.sleep(0.02)
+
+    async with listening(endless) as url:
+        manager = ModelManager(EngineSettings(tmp_path, engine_url=url))
+        await manager.load(ModelSpec(""))
+        stream = manager.stream([Message("user", "hello")], SamplingParams())
+        assert (await anext(stream)).text == "on and "
+        await manager.unload()
+        with pytest.raises(EngineFailed, match="was lost while it answered"):
+            [delta async for delta in stream]
+        await manager.close()
+
+
 async def test_the_manager_says_what_is_missing(tmp_path: Path) -> None:
     manager = ModelManager(EngineSettings(tmp_path))
     for spec, said in (
