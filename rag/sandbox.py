@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from typing import IO, Any
 
 from rag.errors import REASONS, UnreadableFile
 from rag.readers import Limits, Progress, Reading, Section
+
+_log = logging.getLogger(__name__)
 
 _ROOT = Path(__file__).resolve().parents[1]
 
@@ -82,6 +85,8 @@ def _take_in(stream: IO[bytes], limits: Limits, progress: Progress) -> Reading |
             sections.append(Section(str(message["text"]), None if page is None else int(page), str(message["heading"])))
         elif message.get("reason") in REASONS:
             raise UnreadableFile(message["reason"], str(message["message"])[:500])
+        elif "failure" in message:
+            _log.warning("a reader failed: %s", str(message["failure"])[:4_000])
         elif "note" in message:
             return Reading(sections, str(message["note"]))
     return None

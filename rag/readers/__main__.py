@@ -11,6 +11,7 @@ import os
 import resource
 import sys
 import threading
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,8 @@ def main() -> None:
         say(reason=error.reason, message=error.message)
     except (MemoryError, RecursionError):
         say(reason="unsafe", message="Reading this file takes more memory than one document may have: split it up.")
+    except Exception:  # noqa: BLE001  a reader is to foresee what a file may provoke; the log shows where it did not
+        say(failure=traceback.format_exc(limit=-4))
     else:
         for section in reading.sections:
             say(text=section.text, page=section.page, heading=section.heading)

@@ -22,8 +22,7 @@ def check(path: Path, limits: Limits) -> None:
             _check_members(members, limits)
             counter = _Counter(limits)
             for member in members:
-                if member.filename.lower().endswith((".xml", ".rels")):
-                    counter.read(package, member)
+                counter.read(package, member)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError, zlib.error) as error:
         raise damaged() from error
 
@@ -32,6 +31,10 @@ def damaged() -> UnreadableFile:
     return UnreadableFile(
         "damaged", "This file cannot be read as a Word document: open it in Word, save it anew and upload it again."
     )
+
+
+def _is_called_xml(member: zipfile.ZipInfo) -> bool:
+    return member.filename.lower().endswith((".xml", ".rels"))
 
 
 def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
@@ -47,8 +50,7 @@ def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
     if inflated > limits.docx_inflated:
         raise _unsafe(f"unpacks to {inflated // 1_000_000} MB, and {limits.docx_inflated // 1_000_000} MB are allowed")
     for member in members:
-        is_xml = member.filename.lower().endswith((".xml", ".rels"))
-        if is_xml and member.file_size > limits.docx_ratio * max(1, member.compress_size):
+        if _is_called_xml(member) and member.file_size > limits.docx_ratio * max(1, member.compress_size):
             raise _unsafe("is packed tighter than any text is")
     if "[Content_Types].xml" not in names:
         raise damaged()
@@ -71,7 +73,9 @@ class _Counter:
                     parser.Parse(block)
                 parser.Parse(b"", True)
         except expat.ExpatError as error:
-            raise damaged() from error
+            # Any part may be declared to be XML, whatever its name: only a look inside tells.
+            if _is_called_xml(member):
+                raise damaged() from error
 
     def _doctype(self, *_: object) -> None:
         raise _unsafe("declares entities, which Word never does")
