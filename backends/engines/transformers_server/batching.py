@@ -20,7 +20,7 @@ class GenerationFailed(Exception):  # noqa: N818 - says what happened
 
 
 class Batcher:
-    """Generates for all requests in one loop of the library. Closing an iterator cancels its request at the next step."""
+    """Generates for all requests in one loop of the library; closing an iterator cancels its request."""
 
     def __init__(self, model: Any, size: CacheSize) -> None:
         self.generated_tokens = 0

@@ -74,7 +74,7 @@ def _processors(sampling: Sampling) -> LogitsProcessorList:
     return chosen
 
 
-class RowSampler(ContinuousBatchingLogitsProcessor):
+class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # an untyped library
     """Leaves in each row of scores only the token that its request drew, so that the library's argmax takes that one.
 
     The library's per-request processors know temperature, top-k and top-p only; penalties and seeds need the request.

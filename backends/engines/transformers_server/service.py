@@ -62,7 +62,8 @@ class Service:
                 self._loaded = self._load()
             except ModelUnusable as error:
                 self._failure = error.message
-            except Exception as error:  # whatever the library raises ends the process, with the reason in its log
+            # Whatever the library raises ends the process, with the reason in its log.
+            except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
                 self._failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             if self._failure:
@@ -104,24 +105,27 @@ class Service:
         bar.update = told
         return bar
 
-    async def answer(self, request: ChatRequest) -> AsyncGenerator[Delta, None]:
-        """The answer, piece by piece. Raises InvalidRequest before the first piece when the prompt is too long.
-
-        Closing the iterator cancels the generation.
-        """
-        from backends.engines.transformers_server.batching import GenerationFailed
-        from backends.engines.transformers_server.text import TextStream
+    async def prompt(self, request: ChatRequest) -> list[int]:
+        """The token ids of the conversation. Raises InvalidRequest when no room is left for an answer."""
         from backends.families import prompt_ids
 
         loaded = self.loaded
         # Long prompts take the tokenizer a while: the other streams go on meanwhile.
         prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, request.messages)
-        room = loaded.context_length - len(prompt)
-        if room < 1:
+        if len(prompt) >= loaded.context_length:
             raise InvalidRequest(
                 f"The conversation is {len(prompt)} tokens long, and the model takes {loaded.context_length}; "
                 "shorten it or start a new one."
             )
+        return prompt
+
+    async def answer(self, prompt: list[int], request: ChatRequest) -> AsyncGenerator[Delta, None]:
+        """The answer to a prompt, piece by piece; closing the iterator cancels the generation."""
+        from backends.engines.transformers_server.batching import GenerationFailed
+        from backends.engines.transformers_server.text import TextStream
+
+        loaded = self.loaded
+        room = loaded.context_length - len(prompt)
         most = min(request.most or room, room)
         text = TextStream(loaded.tokenizer, request.stop)
         made = 0

@@ -56,13 +56,13 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
         except ValueError as error:
             raise InvalidRequest(f"The body is no JSON: {error}.") from error
         asked = read_request(body, service.loaded.defaults)
-        answer = service.answer(asked)
-        # The first piece is made before the status is sent, so that a refusal gets a status of its own.
-        first = await anext(answer)
+        # Before the status is sent, so that a refusal gets one of its own.
+        prompt = await service.prompt(asked)
+        answer = service.answer(prompt, asked)
         chunk = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         if asked.stream:
-            return StreamingResponse(_events(first, answer, chunk), media_type="text/event-stream")
-        text, last = await _whole(first, answer)
+            return StreamingResponse(_events(answer, chunk), media_type="text/event-stream")
+        text, last = await _whole(answer)
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": last.finish_reason}
         return JSONResponse({**chunk, "object": "chat.completion", "choices": [choice], "usage": _usage(last)})
@@ -80,13 +80,10 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
     return Starlette(routes=routes, exception_handlers={QuartetError: refuse})
 
 
-async def _events(
-    first: Delta, answer: AsyncGenerator[Delta, None], chunk: dict[str, Any]
-) -> AsyncGenerator[bytes, None]:
+async def _events(answer: AsyncGenerator[Delta, None], chunk: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     chunk = {**chunk, "object": "chat.completion.chunk"}
     async with aclosing(answer):
         try:
-            yield _event(chunk, first)
             async for delta in answer:
                 yield _event(chunk, delta)
         except QuartetError as error:
@@ -102,8 +99,8 @@ def _event(chunk: dict[str, Any], delta: Delta) -> bytes:
     return b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"
 
 
-async def _whole(first: Delta, answer: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
-    texts, last = [first.text], first
+async def _whole(answer: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
+    texts, last = [], Delta("")
     async with aclosing(answer):
         async for delta in answer:
             texts.append(delta.text)
