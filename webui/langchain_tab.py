@@ -65,7 +65,7 @@ def build_langchain_tab(
                                          min_width=160)  # fmt: skip
                     remove = gr.Button(texts.remove, elem_id="remove-file", scale=0, min_width=80)
                 drop = gr.Button(texts.delete_base, variant="stop", size="sm", elem_id="delete-base")
-                with gr.Group(visible=False, elem_id="delete-sure") as sure:
+                with gr.Column(visible=False, elem_id="delete-sure") as sure:
                     question = gr.Markdown(elem_classes="q-sure")
                     with gr.Row():
                         yes = gr.Button(texts.delete_yes, variant="stop", size="sm", elem_id="delete-yes", min_width=60)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,9 +37,7 @@ def mount(
     """Build both pages and mount them at `/`; called by `webui.page.mount_page`, which prepares the environment."""
     demo = build(models, knowledge, chat, settings)
     folder = settings.upload_folder
-    blocked = blocked_folders(
-        [*SYSTEM_FOLDERS, tempfile.gettempdir(), Path.home(), Path.cwd(), settings.data_dir], folder
-    )
+    blocked = blocked_folders([*SYSTEM_FOLDERS, Path.home(), Path.cwd(), settings.data_dir], folder)
     with warnings.catch_warnings():
         # Gradio says that several pages switch server-side rendering off, which is off here anyway.
         warnings.filterwarnings("ignore", message="SSR mode is not supported", category=UserWarning)
@@ -89,8 +86,10 @@ def blocked_folders(folders: list[str | Path], spared: Path) -> list[str]:
 
 
 def _entries(folder: Path) -> list[Path]:
+    # Gradio follows links before it compares, and one here may point at the way itself; what it points at is an entry
+    # of its own folder.
     try:
-        return list(folder.iterdir())
+        return [entry for entry in folder.iterdir() if not entry.is_symlink()]
     except OSError:
         return []
 

@@ -70,6 +70,7 @@ def test_everything_around_the_upload_folder_is_blocked(tmp_path: Path) -> None:
     spared = tmp_path / "home" / "data" / "uploads"
     spared.mkdir(parents=True)
     (tmp_path / "home" / "keys").mkdir()
+    (tmp_path / "home" / "latest").symlink_to(tmp_path / "home" / "data")  # blocking it would block the way
     (tmp_path / "home" / "data" / "quartet.sqlite").touch()
     (tmp_path / "system").mkdir()
     blocked = blocked_folders([tmp_path / "home", tmp_path / "system", tmp_path / "not-there"], spared)

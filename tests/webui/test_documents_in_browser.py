@@ -1,0 +1,206 @@
+"""The LangChain tab in a real browser: from four uploaded files to an answer that names its source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import documents
+import pytest
+from browser import Visit, Window
+from conftest import StartServer
+
+FILES = {
+    "lighthouse.pdf": documents.english_pdf(),
+    "handbook.md": documents.MARKDOWN.encode(),
+    "报告.docx": documents.docx(),
+    "notes.txt": "The ferry to the island leaves at half past nine from the northern pier.".encode("utf-16"),
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "mine").mkdir()
+    for name, data in FILES.items():
+        (tmp_path / "mine" / name).write_bytes(data)
+    (tmp_path / "mine" / "locked.pdf").write_bytes(documents.password_pdf())
+    return tmp_path / "mine"
+
+
+def _create_base(window: Window, name: str) -> None:
+    page = window.page
+    page.click("#manage > button")
+    page.fill("#new-base input, #new-base textarea", name)
+    page.click("#create-base")
+    page.wait_for_function("name => document.querySelector('#base input').value === name", arg=name)
+
+
+def _vectorize(window: Window, *paths: Path) -> None:
+    page = window.page
+    page.set_input_files("#upload input[type=file]", [str(path) for path in paths])
+    for path in paths:
+        page.locator("#upload", has_text=path.stem).wait_for()
+    page.click("#vectorize")
+
+
+def _wait_for_rows(window: Window, count: int) -> dict[str, str]:
+    """Wait until this many documents have an outcome; what each row says, by name."""
+    page = window.page
+    page.wait_for_function(
+        "count => document.querySelectorAll('#files .q-searchable, #files .q-failed').length === count",
+        arg=count, timeout=60_000,
+    )  # fmt: skip
+    return {
+        row.locator(".q-file-name").inner_text(): row.locator(".q-file-result").inner_text()
+        for row in page.locator("#files .q-file").all()
+    }
+
+
+def test_from_upload_to_an_answer_with_its_source(start_server: StartServer, visit: Visit, folder: Path) -> None:
+    server = start_server()
+    window = visit(server.url)
+    page = window.page
+    window.tab("LangChain")
+    page.locator("#quote-mode", has_text="Quote mode").wait_for()
+
+    _create_base(window, "Field notes 笔记")
+    _vectorize(window, *folder.iterdir())
+    rows = _wait_for_rows(window, 5)
+    assert rows["lighthouse.pdf"] == "3 pages, 3 passages, searchable"
+    assert all(rows[name].endswith("searchable") for name in FILES)
+    assert rows["locked.pdf"].startswith("failed: ")
+    assert "password" in rows["locked.pdf"]
+    assert not list((server.data_dir / "uploads").rglob("*.pdf")), "an upload stayed behind"
+
+    window.ask("langchain", "Who was the keeper of the lighthouse?")
+    answer = window.wait_for_answer("langchain")
+    assert "Mara Venn" in answer
+    source = page.locator("#langchain-window .q-source").first
+    assert source.locator(".q-file-name").inner_text() == "lighthouse.pdf"
+    assert source.locator(".q-page").inner_text() == "page 2"
+    assert source.locator(".q-score").inner_text().startswith("match ")
+    passage = source.locator(".q-passage")
+    assert not passage.is_visible()
+    source.locator("summary").click()
+    assert passage.is_visible()
+    assert "wrote down the weather every morning" in passage.inner_text()
+
+    window.ask("langchain", "When does the ferry leave?")
+    page.locator("#langchain-window", has_text="half past nine").wait_for()
+    window.wait_for_answer("langchain")
+    assert page.locator("#langchain-window .q-source").last.locator(".q-file-name").count() == 1
+
+    page.reload()  # what became of the files is in the database, not in the page
+    window.tab("LangChain")
+    page.locator("#base input").wait_for()
+    assert _wait_for_rows(window, 5) == rows
+
+    page.click("#manage > button")
+    page.click("#chosen-file input")
+    page.get_by_role("option", name="locked.pdf").click()
+    page.click("#remove-file")
+    assert "locked.pdf" not in _wait_for_rows(window, 4)
+
+    page.click("#delete-base")
+    page.locator("#delete-sure", has_text="Field notes 笔记").wait_for()
+    page.click("#delete-yes")
+    page.locator("#files", has_text="No documents here yet").wait_for()
+    assert server.get("/api/knowledge-bases").json() in ([], {"knowledge_bases": []})
+
+
+def test_the_page_in_chinese(start_server: StartServer, visit: Visit, folder: Path) -> None:
+    (folder / "手册.pdf").write_bytes(documents.chinese_pdf())
+    server = start_server()
+    window = visit(server.url, "zh-CN")
+    page = window.page
+    assert page.url.endswith("/zh")
+    page.locator("#chat-notice", has_text="还没有加载语言模型").wait_for()
+    window.tab("LangChain")
+    _vectorize(window, folder / "手册.pdf", folder / "locked.pdf")  # without a knowledge base of one's own
+    rows = _wait_for_rows(window, 2)
+    assert rows["手册.pdf"].endswith("可检索")
+    assert rows["手册.pdf"].startswith("2 页")
+    assert "密码" in rows["locked.pdf"]
+
+    window.ask("langchain", "员工有多少天带薪年假？")
+    answer = window.wait_for_answer("langchain")
+    assert "十五天" in answer
+    source = page.locator("#langchain-window .q-source").first
+    assert source.locator(".q-page").inner_text() == "第 2 页"
+    source.locator("summary").click()
+    assert "十五天带薪年假" in source.locator(".q-passage").inner_text()
+
+    page.click("#language")  # the switch works both ways
+    page.wait_for_url("**/?lang=en")
+    page.locator("#chat-notice", has_text="No language model is loaded").wait_for()
+    page.click("#language")
+    page.wait_for_url("**/zh")
+
+
+def test_the_page_can_be_used_while_files_are_vectorized(
+    start_server: StartServer, visit: Visit, tmp_path: Path
+) -> None:
+    many = []
+    for number in range(10):
+        path = tmp_path / f"long-{number}.txt"
+        path.write_text("\n\n".join(f"Paragraph {n} of file {number} is about harbours and boats." for n in range(400)))
+        many.append(path)
+    server = start_server()
+    window = visit(server.url)
+    page = window.page
+    window.tab("LangChain")
+    _vectorize(window, *many)
+    page.locator("#files .q-working").first.wait_for()
+    page.evaluate(
+        """() => { window.changes = []; new MutationObserver(() => window.changes.push(Date.now()))
+            .observe(document.querySelector('#files'), {subtree: true, childList: true, characterData: true,
+                                                        attributes: true}) }"""
+    )
+    window.tab("Chat")
+    window.ask("chat", "Are you there?")
+    assert "No language model is loaded" in window.wait_for_answer("chat", timeout=5_000)
+    window.tab("LangChain")
+    rows = _wait_for_rows(window, 10)
+    assert all(row.endswith("searchable") for row in rows.values())
+    assert len(page.evaluate("window.changes")) >= 3
+
+
+HOSTILE = "<img src=x onerror=window.__pwned=1><script>window.__pwned=1</script>"
+
+
+def test_hostile_text_stays_text_everywhere(start_server: StartServer, visit: Visit, tmp_path: Path) -> None:
+    document = tmp_path / "<img src=x onerror=window.__pwned=1>.md"
+    document.write_text(
+        f"# Zebras {HOSTILE}\n\nZebras live in the savanna {HOSTILE} ![x](http://127.0.0.2/x.png)\n\n"
+        "<style>body { display: none }</style> [click](javascript:window.__pwned=1)\n"
+    )
+    server = start_server()
+    window = visit(server.url)
+    page = window.page
+    window.ask("chat", f"{HOSTILE} ![x](http://127.0.0.2/y.png)\n\n<style>body {{ display: none }}</style>")
+    window.wait_for_answer("chat")
+    assert "<script>" in page.locator("#chat-window .user.message").inner_text()
+
+    page.fill("#model-path input, #model-path textarea", f"/models/{HOSTILE}")
+    page.click("#model-load")
+    page.locator("#model-status .q-error").wait_for(timeout=60_000)
+
+    window.tab("LangChain")
+    _create_base(window, "a <b onclick=window.__pwned=1>base")
+    page.set_input_files("#upload input[type=file]", str(document))
+    page.locator("#upload .file-preview, #upload table").first.wait_for()
+    page.click("#vectorize")
+    rows = _wait_for_rows(window, 1)
+    assert all(row.endswith("searchable") for row in rows.values())
+    window.ask("langchain", "Where do zebras live?")
+    answer = window.wait_for_answer("langchain")
+    assert "savanna" in answer
+    page.locator("#langchain-window .q-source summary").first.click()
+    assert "<script>" in page.locator("#langchain-window .q-passage").first.inner_text()
+    page.click("#delete-base")
+    page.locator("#delete-sure", has_text="<b onclick").wait_for()
+
+    page.wait_for_timeout(500)
+    assert page.evaluate("window.__pwned === undefined")
+    assert page.locator("body").is_visible()
+    assert page.locator("#chat-window img, #langchain-window img, #files img").count() == 0
+    assert page.locator("a[href^='javascript']").count() == 0
