@@ -95,7 +95,7 @@ class ModelManager:
     # -- loading ------------------------------------------------------------------------------------------------
 
     async def load(self, spec: ModelSpec) -> ModelStatus:
-        """Returns when the model is ready. Raises Conflict while another load is running, or why it cannot be served;
+        """Returns when the model is ready. Raises Conflict while another is being loaded, or why it cannot be served;
         whoever stops waiting does not stop the load."""
         if (task := self._begin(spec)) is not None:
             await asyncio.wait([task])
@@ -109,8 +109,10 @@ class ModelManager:
         self._begin(spec)
 
     def _begin(self, spec: ModelSpec) -> asyncio.Task[None] | None:
-        """None when this model is in service already."""
+        """None when this model is in service already; loading the same one twice is one load."""
         if self._load is not None:
+            if spec == self._loading:
+                return self._load
             raise Conflict("Another model is being loaded; wait until it is ready, or unload it first.")
         if self._service is not None and self._service.candidate.spec == spec and self._service.ready:
             self._error = ""

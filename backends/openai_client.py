@@ -6,6 +6,7 @@ import asyncio
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from contextlib import aclosing
+from typing import cast
 
 import httpx
 
@@ -105,22 +106,19 @@ async def _lines(
 ) -> AsyncGenerator[bytes, None]:
     """The lines of the body as they arrive. Only events count as a sign of life, not comments or blank lines."""
     loop = asyncio.get_running_loop()
-    chunks, rest, received, deadline = response.aiter_bytes(), b"", 0, first_deadline
-    waited = first_deadline - loop.time()
-    while True:
-        chunk = await _next_chunk(chunks, deadline, waited, answer)
-        if chunk is None:
-            return
-        received += len(chunk)
-        *lines, rest = (rest + chunk).split(b"\n")
-        if len(rest) > MAX_LINE_BYTES or received > MAX_STREAM_BYTES:
-            raise nonsense()
-        for line in lines:
-            if line.startswith(b"data:"):
-                deadline, waited = loop.time() + idle_timeout, idle_timeout
-            yield line.rstrip(b"\r")
-        if answer.complete:
-            deadline = min(deadline, loop.time() + _USAGE_SECONDS)
+    rest, received, deadline, waited = b"", 0, first_deadline, first_deadline - loop.time()
+    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
+        while (chunk := await _next_chunk(chunks, deadline, waited, answer)) is not None:
+            received += len(chunk)
+            *lines, rest = (rest + chunk).split(b"\n")
+            if len(rest) > MAX_LINE_BYTES or received > MAX_STREAM_BYTES:
+                raise nonsense()
+            for line in lines:
+                if line.startswith(b"data:"):
+                    deadline, waited = loop.time() + idle_timeout, idle_timeout
+                yield line.rstrip(b"\r")
+            if answer.complete:
+                deadline = min(deadline, loop.time() + _USAGE_SECONDS)
 
 
 async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float, waited: float, answer: Answer) -> bytes | None:

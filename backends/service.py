@@ -85,10 +85,9 @@ class Service:
         while self._engine is not None:
             reason = await self._engine.ended()
             self._settled.clear()
-            self._model = None
+            await self._stop_engine()
             while self._model is None:
                 crashes = [then for then in crashes if clock() - then < self._policy.window] + [clock()]
-                await self._stop_engine()
                 if len(crashes) > self._policy.tries:
                     self._give_up(reason, len(crashes))
                     return

@@ -195,11 +195,13 @@ async def test_a_second_load_meanwhile_is_refused_and_chat_is_told_what_is_loadi
         it.manager.start_loading(ModelSpec("alpha"))
         with pytest.raises(Conflict):
             await it.manager.load(ModelSpec("beta"))
+        it.manager.start_loading(ModelSpec("alpha"))
         with pytest.raises(Busy, match="alpha is not ready yet"):
             await it.ask("hello")
         assert "[1]" in await it.ask("Is the sky blue?", Quotation(1, "The sky is blue.", "sky.txt"))
         it.held.set()
         await it.until("ready")
+        assert len(it.engines()) == 1
 
 
 async def test_a_killed_engine_fails_its_streams_at_once_and_is_back_by_itself(tmp_path: Path) -> None:
