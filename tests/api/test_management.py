@@ -257,6 +257,11 @@ def test_a_method_that_an_address_does_not_take_is_a_405(server: RunningServer) 
     assert error_of(server.delete("/api/status"))[:2] == (405, "method_not_allowed")
 
 
+def test_an_empty_knowledge_base_has_no_hits(server: RunningServer, base: str) -> None:
+    reply = server.post(f"{base}/search", json={"query": "anything?"})
+    assert (reply.status_code, reply.json()) == (200, {"hits": []})
+
+
 def test_a_name_that_is_taken_is_a_409(server: RunningServer, base: str) -> None:
     reply = server.post("/api/knowledge-bases", json={"name": base.rsplit("/", 1)[1]})
     assert error_of(reply)[:2] == (409, "conflict")
