@@ -62,7 +62,7 @@ def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -
         code = child.wait()
     if reading is not None:
         return reading
-    if timed_out.is_set() or code in (-signal.SIGXCPU, -signal.SIGKILL):
+    if timed_out.is_set() or code == -signal.SIGXCPU:
         raise UnreadableFile(
             "too_slow",
             f"Reading this file took longer than {limits.wall_seconds:.0f} seconds: split it and upload the parts.",

@@ -52,15 +52,15 @@ def main() -> None:
 
 def _confine(limits: Limits) -> None:
     """Bounds for memory and time of this process; it writes no file and leaves no core."""
-    for kind, value in (
-        (resource.RLIMIT_AS, limits.memory),
-        (resource.RLIMIT_CPU, limits.cpu_seconds),
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
+    for kind, value, grace in (
+        (resource.RLIMIT_AS, limits.memory, 0),
+        (resource.RLIMIT_CPU, limits.cpu_seconds, 5),  # at the first bound a signal that tells why, then the end
+        (resource.RLIMIT_FSIZE, 0, 0),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
         _, hard = resource.getrlimit(kind)
-        bound = value if hard == resource.RLIM_INFINITY else min(value, hard)
-        resource.setrlimit(kind, (bound, bound))
+        most = value + grace if hard == resource.RLIM_INFINITY else min(value + grace, hard)
+        resource.setrlimit(kind, (min(value, most), most))
 
 
 def _check(reading: Reading, limits: Limits) -> None:

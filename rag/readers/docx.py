@@ -11,12 +11,17 @@ from rag.errors import UnreadableFile
 from rag.readers import Limits, Progress, Reading
 from rag.readers.outline import Outline
 from rag.readers.package import check, damaged
+from rag.readers.table import table_lines
 from rag.text import clean_text
 
 _W = "{http://schemas.openxmlformats.org/wordprocessingml/2006/main}"
+_M = "{http://schemas.openxmlformats.org/officeDocument/2006/math}"
 _FALLBACK = "{http://schemas.openxmlformats.org/markup-compatibility/2006}Fallback"
 _HEADING = re.compile(r"(?:heading|标题|標題)\s*(\d)", re.I)
 _WHITE = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphen": "-"}
+# A second version of the same text box, what a tracked change has taken away, and how a character is pronounced,
+# which stands above it and would tear words apart.
+_UNSHOWN = {_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}rt", f"{_W}pPr", f"{_W}rPr"}
 _REPORT_EVERY = 500  # blocks
 
 
@@ -29,18 +34,17 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
         document = Document(str(path))
         body = document.element.body
         levels = _heading_levels(document)
-        notes = [_parse(part.blob) for part in _notes(document)]
+        outline = Outline()
+        _fill(outline, body, levels, progress)
+        for part in _notes(document):
+            outline.heading(0, "")
+            for note in _parse(part.blob):
+                outline.add(_text(note))
     except (MemoryError, UnreadableFile):
         raise
     except Exception as error:
         raise damaged() from error
 
-    outline = Outline()
-    _fill(outline, body, levels, progress)
-    for root in notes:
-        outline.heading(1, "")
-        for note in root:
-            outline.add(_text(note))
     return Reading(outline.sections())
 
 
@@ -58,7 +62,7 @@ def _parse(xml: bytes) -> Any:
 
 
 def _heading_levels(document: Any) -> dict[str, int]:
-    """Style id -> 1..9 for the styles that make a heading, by their name or by the outline level they set."""
+    """Style id -> level, by the name of the style or the outline level it sets; 0 is the title of the document."""
     levels = {}
     for style in document.styles.element.iterfind(f"{_W}style"):
         identity = style.get(f"{_W}styleId") or ""
@@ -67,7 +71,7 @@ def _heading_levels(document: Any) -> dict[str, int]:
         if match := _HEADING.match(title):
             levels[identity] = max(1, int(match[1]))
         elif title.lower() in ("title", "标题", "標題"):
-            levels[identity] = 1
+            levels[identity] = 0  # above all chapters
         elif (outline := _outline_level(style)) is not None:
             levels[identity] = outline
     return levels
@@ -115,17 +119,25 @@ def _level(block: Any, levels: dict[str, int]) -> int | None:
 
 
 def _table(table: Any) -> str:
-    """One line for each row, its cells apart by " | "."""
-    rows = []
+    rows, marked = [], []
     for row in table.iter(f"{_W}tr"):
         if next(row.iterancestors(f"{_W}tbl")) is not table:
             continue  # the row of a table within a cell: it is in the text of that cell
-        cells = [
-            " ".join(_text(cell).split()) for cell in row.iter(f"{_W}tc") if next(cell.iterancestors(f"{_W}tr")) is row
-        ]
-        if any(cells):
-            rows.append(" | ".join(cells))
-    return "\n".join(rows)
+        cells = [cell for cell in row.iter(f"{_W}tc") if next(cell.iterancestors(f"{_W}tr")) is row]
+        rows.append([" ".join(_text(cell).split()) for cell in cells])
+        marked.append(_is_on(row.find(f"{_W}trPr/{_W}tblHeader")) or _is_bold(row))
+    # The first row is a header where Word is told so, or where it alone is bold.
+    return table_lines(rows, has_header=len(rows) > 1 and marked[0] and not marked[1])
+
+
+def _is_bold(row: Any) -> bool:
+    runs = [run for run in row.iter(f"{_W}r") if run.find(f"{_W}t") is not None]
+    return bool(runs) and all(_is_on(run.find(f"{_W}rPr/{_W}b")) for run in runs)
+
+
+def _is_on(switch: Any) -> bool:
+    """Whether a property that is on or off is there and on."""
+    return switch is not None and switch.get(f"{_W}val", "true") not in ("0", "false", "off")
 
 
 def _text(element: Any) -> str:
@@ -138,12 +150,12 @@ def _text(element: Any) -> str:
 def _collect(element: Any, pieces: list[str]) -> None:
     for child in element:
         tag = child.tag
-        if tag == f"{_W}t":
+        if tag in (f"{_W}t", f"{_M}t"):
             pieces.append(child.text or "")
         elif tag in _WHITE:
             pieces.append(_WHITE[tag])
-        elif tag in (_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}pPr", f"{_W}rPr"):
-            continue  # a second version of the same text box, or what a tracked change has taken away
+        elif tag in _UNSHOWN or (tag == f"{_W}r" and _is_on(child.find(f"{_W}rPr/{_W}vanish"))):
+            continue
         elif tag == f"{_W}p":
             pieces.append("\n")
             _collect(child, pieces)

@@ -16,7 +16,7 @@ class Outline:
         self._sections: list[Section] = []
 
     def heading(self, level: int, title: str) -> None:
-        """`level` counts from 1 for the highest."""
+        """A lower `level` is a higher heading. An empty title ends what is below the one before."""
         deeper = self._path and level > self._path[-1][0]
         if not (self._only_titles and deeper):
             self._end_section()

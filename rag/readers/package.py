@@ -23,7 +23,7 @@ def check(path: Path, limits: Limits) -> None:
             counter = _Counter(limits)
             for member in members:
                 counter.read(package, member)
-    except (zipfile.BadZipFile, NotImplementedError, EOFError, ValueError, OSError, zlib.error) as error:
+    except (zipfile.BadZipFile, NotImplementedError, EOFError, LookupError, ValueError, OSError, zlib.error) as error:
         raise damaged() from error
 
 

@@ -15,7 +15,7 @@ from rag.readers import Limits, Progress, Reading, Section
 from rag.text import clean_text, is_readable, join_lines
 
 _PAGE_NUMBER = re.compile(
-    r"\W*(?:page|p\.|pg\.?|seite|第)?\s*\d{1,5}\s*(?:[页頁])?(?:\s*(?:of|/|von|共)\s*\d{1,5}\s*[页頁]?)?\W*", re.I
+    r"\W*(?:page|p\.|pg\.?|seite|第)?\s*(\d{1,5})\s*(?:[页頁])?(?:\s*(?:of|/|von|共)\s*\d{1,5}\s*[页頁]?)?\W*", re.I
 )
 _NUMBERED = re.compile(r"^(\d{1,5})\s+(.+)$|^(.+?)\s+(\d{1,5})$")
 _EDGE = 2  # lines at the top and at the bottom where headers and footers are looked for
@@ -132,8 +132,8 @@ def _edges(page: list[str]) -> set[int]:
 def _keys(line: str, page: int) -> set[str]:
     """What makes a line the same on another page: its text, or a page number that counts along."""
     keys = {line}
-    if _PAGE_NUMBER.fullmatch(line):
-        keys.add("page number")
+    if match := _PAGE_NUMBER.fullmatch(line):
+        keys.add(f"{int(match[1]) - page}")
     elif match := _NUMBERED.match(line):
         number, text = (match[1], match[2]) if match[1] else (match[4], match[3])
         if " " in text or len(text) > 12:  # "Chapter 3" is a heading, "Annual report 3" is a running title

@@ -102,6 +102,12 @@ def test_a_number_that_counts_along_is_dropped_and_a_heading_is_not(read: Load) 
         assert page.page_content.endswith("began.")
 
 
+def test_numbers_that_do_not_count_along_are_kept(read: Load) -> None:
+    years = ["1871", "1903", "1932", "1980"]
+    pages = read("years.pdf", documents.pdf([f"{year}\n\nSomething happened to the lighthouse." for year in years]))
+    assert [page.page_content.split()[0] for page in pages] == years
+
+
 def test_pages_that_are_all_alike_are_kept(read: Load) -> None:
     assert len(read("form.pdf", documents.pdf(["Please fill in this form."] * 4))) == 4
 
@@ -264,6 +270,16 @@ def test_docx_with_two_parts_of_one_name_is_refused(read: Load) -> None:
     with zipfile.ZipFile(buffer, "a") as package, pytest.warns(UserWarning, match="Duplicate"):
         package.writestr("word/document.xml", "<x/>")
     assert refusal(read, "a.docx", buffer.getvalue()).reason == "unsafe"
+
+
+@pytest.mark.parametrize("damage", [(b"<w:body", b"<w:nobody"), (b'encoding="UTF-8"', b'encoding="UTF-9"')])
+def test_docx_with_broken_xml_is_refused(read: Load, damage: tuple[bytes, bytes]) -> None:
+    with zipfile.ZipFile(io.BytesIO(documents.docx())) as package:
+        xml = package.read("word/document.xml").replace(b"standalone='yes'", b"").replace(b"'", b'"')
+    assert damage[0] in xml
+    broken = xml.replace(*damage).replace(b"</w:body", b"</w:nobody" if b"body" in damage[1] else b"</w:body")
+    content = documents.with_parts(documents.docx(), {"word/document.xml": broken})
+    assert refusal(read, "a.docx", content).reason == "damaged"
 
 
 def test_broken_docx_is_refused(read: Load) -> None:
