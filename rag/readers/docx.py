@@ -45,7 +45,9 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     except Exception as error:
         raise damaged() from error
 
-    return Reading(outline.sections())
+    # Whole files of other formats may be put within; Word shows them as part of the text.
+    embedded = sum(1 for _ in body.iter(f"{_W}altChunk"))
+    return Reading(outline.sections(), f"embedded files not read: {embedded}" if embedded else "")
 
 
 def _notes(document: Any) -> list[Any]:

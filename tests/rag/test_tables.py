@@ -1,0 +1,79 @@
+"""Rows of tables can be read alone, in docx and in Markdown; a header is repeated only where there is one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import docx
+import pytest
+from docx.oxml import OxmlElement
+
+from rag.loaders import load
+from rag.readers.table import table_lines
+
+PRICES = [["Product", "Price", "Stock"], ["Compass", "12 euro", ""], ["Sextant", "340 euro", "7"]]
+PLAIN = "Product | Price | Stock\nCompass | 12 euro | \nSextant | 340 euro | 7"
+NAMED = "Product: Compass | Price: 12 euro\nProduct: Sextant | Price: 340 euro | Stock: 7"
+
+
+def mark_as_header(row: Any) -> None:
+    row._tr.get_or_add_trPr().append(OxmlElement("w:tblHeader"))
+
+
+def make_bold(row: Any) -> None:
+    for cell in row.cells:
+        cell.paragraphs[0].runs[0].bold = True
+
+
+def text_of(path: Path, document: Any) -> str:
+    buffer = io.BytesIO()
+    document.save(buffer)
+    path.write_bytes(buffer.getvalue())
+    (part,) = load(path, "a.docx")
+    return part.page_content
+
+
+def with_table(rows: Sequence[Sequence[str]]) -> Any:
+    document = docx.Document()
+    table = document.add_table(rows=len(rows), cols=len(rows[0]))
+    for row, texts in zip(table.rows, rows, strict=True):
+        for cell, text in zip(row.cells, texts, strict=True):
+            cell.paragraphs[0].add_run(text)
+    return document
+
+
+@pytest.mark.parametrize("mark", [mark_as_header, make_bold])
+def test_docx_repeats_the_names_of_a_header_row(tmp_path: Path, mark: Any) -> None:
+    document = with_table(PRICES)
+    mark(document.tables[0].rows[0])
+    assert text_of(tmp_path / "file", document) == NAMED
+
+
+def test_docx_without_a_header_row_gives_its_rows_as_they_are(tmp_path: Path) -> None:
+    assert text_of(tmp_path / "file", with_table(PRICES)) == PLAIN
+
+
+def test_docx_in_bold_all_over_has_no_header(tmp_path: Path) -> None:
+    document = with_table(PRICES)
+    for row in document.tables[0].rows:
+        make_bold(row)
+    assert text_of(tmp_path / "file", document) == PLAIN
+
+
+@pytest.mark.parametrize(
+    ("rows", "text"),
+    [
+        ([["Country", "Days"]], "Country | Days"),
+        ([["", "Days"], ["Norway", "28"]], "Norway | Days: 28"),
+        ([["Country", "Days"], ["", ""], ["Norway", "28"]], "Country: Norway | Days: 28"),
+        ([["Country", "Days"], ["all of them together"]], "all of them together"),
+        ([["x" * 121], ["1"]], "x" * 121 + "\n1"),
+        ([], ""),
+    ],
+    ids=["header alone", "column without a name", "empty row", "merged row", "long header", "nothing"],
+)
+def test_rows_that_do_not_fit_their_header(rows: list[list[str]], text: str) -> None:
+    assert table_lines(rows, has_header=True) == text
