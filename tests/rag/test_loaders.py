@@ -227,6 +227,24 @@ def test_docx_text_in_less_common_places_is_found(read: Load, body: str, text: s
     assert part.page_content == text
 
 
+def test_docx_footnotes_are_found(read: Load) -> None:
+    relationship = (
+        '<Relationship Id="rId99" Target="footnotes.xml" Type="http://schemas.openxmlformats.org/officeDocument/2006/'
+        'relationships/footnotes"/></Relationships>'
+    )
+    with zipfile.ZipFile(io.BytesIO(documents.docx())) as package:
+        links = package.read("word/_rels/document.xml.rels").decode().replace("</Relationships>", relationship)
+    notes = f'<w:footnotes xmlns:w="{W}"><w:footnote>{paragraph("Measured in 1871.")}</w:footnote></w:footnotes>'
+    parts = {"word/_rels/document.xml.rels": links.encode(), "word/footnotes.xml": notes.encode()}
+    last = read("a.docx", documents.with_parts(documents.docx(), parts))[-1]
+    assert (last.page_content, last.metadata["heading"]) == ("Measured in 1871.", "")
+
+
+def test_docx_tells_of_files_within_it_that_are_not_read(read: Load) -> None:
+    (part,) = read("a.docx", docx_with_body(paragraph("text") + "<w:altChunk/>"))
+    assert part.metadata["note"] == "embedded files not read: 1"
+
+
 def test_docx_with_a_doctype_is_refused(read: Load) -> None:
     laughs = '<!DOCTYPE x [<!ENTITY a "ha"><!ENTITY b "&a;&a;">]>'
     error = refusal(read, "a.docx", docx_with_body(paragraph("&b;"), laughs))
