@@ -77,7 +77,7 @@ def keyword_scores(query: str, query_words: Sequence[str], found: Candidates) ->
     telling = [word for word in query_words if word not in STOP_WORDS]
     rarity = {word: _rarity(found.total, found.frequency.get(word, 0)) for word in telling}
     scores = _bm25(rarity, [candidate.words for candidate in found.passages])
-    if scripts(query).get("han", 0.0) < 0.5:
+    if not telling or scripts(query).get("han", 0.0) < 0.5:
         return scores
     for size, share in ((2, _PAIRS), (1, _CHARACTERS)):
         grams = [_han_grams(candidate.text, size) for candidate in found.passages]

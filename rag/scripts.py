@@ -50,7 +50,8 @@ def spoken_scripts(tokenize: Callable[[str], Sequence[int]], unknown: int | None
     for name, (sample, limit) in _SAMPLES.items():
         ids = tokenize(sample)
         letters = len(_PATTERNS[name].findall(sample))
-        if ids.count(unknown or -1) <= 0.05 * len(ids) and len(ids) <= limit * letters:
+        unknowns = 0 if unknown is None else ids.count(unknown)
+        if unknowns <= 0.05 * len(ids) and len(ids) <= limit * letters:
             spoken.add(name)
     return frozenset(spoken)
 

@@ -6,6 +6,7 @@ Any number of readers, one writer at a time. The process may be killed at any mo
 from __future__ import annotations
 
 import datetime
+import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -35,6 +36,8 @@ from rag.store import (
 )
 from rag.types import FileRecord, KnowledgeBase
 
+_log = logging.getLogger(__name__)
+
 _CHUNK = 4096  # rows read or written at once
 
 
@@ -56,9 +59,10 @@ class SqliteStore:
             problem = str(error.orig)
         if problem != "ok":
             self.close()
+            _log.error("integrity check of %s: %s", folder / "quartet.db", problem)
             raise QuartetError(
-                f"The database {folder / 'quartet.db'} is damaged ({problem}). Put a backup in its place, or move it "
-                "away and upload the documents again."
+                f"The database {folder / 'quartet.db'} is damaged. Put a backup in its place, or move it away and "
+                "upload the documents again."
             )
 
     def close(self) -> None:
@@ -417,8 +421,7 @@ def _vectors(db: Connection, which: Any) -> Iterator[tuple[list[int], Vectors]]:
 
 
 def _build_index(db: Connection, base_id: int, version: int) -> VectorIndex:
-    index: VectorIndex | None = None
+    index = VectorIndex(version)
     for ids, rows in _vectors(db, (files.c.base_id == base_id) & (files.c.state == "searchable")):
-        index = index or VectorIndex(rows.shape[1], version)
         index.add(ids, rows)
-    return index or VectorIndex(1, version)
+    return index

@@ -1,0 +1,55 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rag.words import words
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("The Panthers' defence gave up 308 points.", ["the", "panther", "defence", "gave", "up", "308", "point"]),
+        ("cities, class, bus, news, is", ["city", "class", "bus", "new", "is"]),
+        ("ＡＢＣ１２３", ["abc123"]),
+        ("snake_case", ["snake", "case"]),
+        ("Straße café", ["straße", "café"]),
+        ("", []),
+        ("!?… —", []),
+    ],
+)
+def test_text_is_cut_at_word_boundaries_and_folded(text: str, expected: list[str]) -> None:
+    assert words(text) == expected
+
+
+def test_chinese_is_cut_into_words_and_the_words_inside_them() -> None:
+    assert {"知识", "知识库", "文件"} <= set(words("知识库里的文件"))
+
+
+def test_chinese_and_english_in_one_sentence() -> None:
+    found = words("用GPU运行Qwen3模型")
+    assert "gpu" in found
+    assert "qwen3" in found
+    assert "模型" in found
+
+
+def test_nothing_is_read_from_or_written_to_the_temporary_folder(tmp_path: Path) -> None:
+    # jieba keeps a marshalled dictionary in the system's temp folder, where anybody could put one.
+    (tmp_path / "jieba.cache").write_bytes(b"not a dictionary")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", "from rag.words import words; print(words('知识库'))"],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        cwd=Path(__file__).resolve().parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    assert "知识库" in done.stdout
+    assert done.stderr == ""
+    assert [file.name for file in tmp_path.iterdir()] == ["jieba.cache"]
+    assert (tmp_path / "jieba.cache").read_bytes() == b"not a dictionary"
