@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -31,7 +31,7 @@ from backends.errors import (
 
 logger = logging.getLogger("quartet.api")
 
-# The most telling class first is not needed: the lookup walks the error's own bases from the nearest one.
+# The lookup walks an error's own bases, the nearest one first.
 STATUS: Mapping[type[QuartetError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
@@ -102,6 +102,8 @@ class CatchUnexpected:
 
         try:
             await self.app(scope, receive, watched)
+        except ClientDisconnect:
+            return  # nobody is left to answer
         except Exception as error:
             if started or scope["type"] != "http":
                 raise

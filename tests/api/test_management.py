@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import socket
+import time
 import uuid
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -207,6 +210,29 @@ def test_nothing_is_left_of_an_upload_that_was_refused(server: RunningServer, ba
     assert error_of(server.post(f"{base}/files", files=[("files", (f"{n}", b"x")) for n in range(201)]))[0] == 413
     assert os.listdir(server.data_dir / "incoming") == []
     assert server.get(f"{base}/files").json() == []
+
+
+def test_an_upload_that_is_broken_off_leaves_nothing_and_is_no_error(server: RunningServer, base: str) -> None:
+    path = base.replace("手册 ", "%E6%89%8B%E5%86%8C%20")
+    head = (
+        f"POST {path}/files HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=b\r\n"
+        "Content-Length: 1000000\r\n\r\n"
+        '--b\r\nContent-Disposition: form-data; name="files"; filename="x.txt"\r\n\r\nbeginning'
+    )
+    incoming = server.data_dir / "incoming"
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+        connection.sendall(head.encode())
+        wait_until(lambda: os.listdir(incoming) != [])
+    wait_until(lambda: os.listdir(incoming) == [])
+    assert server.get(f"{base}/files").json() == []
+    assert "unexpected error" not in server.log
+
+
+def wait_until(condition: Callable[[], bool], limit: float = 10.0) -> None:
+    deadline = time.monotonic() + limit
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 FIELD = b'--b\r\nContent-Disposition: form-data; name="files"\r\n\r\n'
