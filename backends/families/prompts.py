@@ -1,83 +1,135 @@
-"""From messages to the token ids that reach the model. What a user types stays text, never a control token."""
+"""The token ids of a conversation, as the model's own code builds them. Text of a message never becomes control ids."""
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-from backends.errors import InvalidRequest, ModelUnusable
+from backends.errors import InvalidRequest
+from backends.families import baichuan, chatglm, llama2, qwen
+from backends.families.recognise import recognise
+from backends.families.words import Encoder, Messages, split_system
 
-# Stand for a control token inside a user's text while the template is rendered; private use, so no text has them.
-_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_MARK = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
-
-# For base models, which come without a chat template.
-_PLAIN_TEMPLATE = (
-    "{% for message in messages %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant:{% endif %}"
-)
+NOTE = "quartet"  # key in tokenizer_config.json of a converted folder: its kind and the tokens of its prompt
 
 
-def prompt_ids(path_or_tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> list[int]:
-    """Token ids of the chat, ready for the model's answer, by the checkpoint's own chat template.
+def _own_prompt(kind: str) -> ModuleType | None:
+    """The family module that builds the prompt of this kind; None when the model's chat template does."""
+    if kind.startswith("baichuan"):
+        return baichuan
+    if kind in ("chatglm1", "chatglm2", "chatglm3", "glm4"):
+        return chatglm
+    return {"qwen1": qwen, "llama2": llama2}.get(kind)
 
-    `path_or_tokenizer` is a checkpoint folder or a loaded fast tokenizer. Control tokens that stand in a message
-    (`<|im_end|>` typed by a user) are encoded as the plain characters they are. Raises InvalidRequest when the
-    template refuses the conversation (a role it does not have, say).
+
+def prompt_ids(path_or_tokenizer: Any, messages: Messages) -> list[int]:
+    """Ids for the model, the opening of the assistant's turn included; a path may be an original, unconverted folder.
+
+    Messages have "role" (system, user, assistant) and "content"; a system message works in every family. Raises
+    InvalidRequest for a conversation the model cannot take, and ModelUnusable for a folder that is no model.
     """
-    tokenizer = _loaded(path_or_tokenizer)
-    controls = sorted(
-        (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special), key=len, reverse=True
-    )
-    control = re.compile("|".join(re.escape(token) for token in controls)) if controls else None
-    guarded = [{**message, "content": _guard(message["content"], control, controls)} for message in messages]
-    text = _rendered(tokenizer, guarded)
-    if control is None or not _MARK.search(text):
-        return list(tokenizer.encode(text, add_special_tokens=False))
-    return _encoded_piecewise(tokenizer, text, control, controls)
+    split_system(messages)  # refuses what no family takes
+    if isinstance(path_or_tokenizer, str | Path):
+        from backends.families.load import load_tokenizer
 
-
-def _loaded(path_or_tokenizer: Any) -> Any:
-    if not isinstance(path_or_tokenizer, str | Path):
-        return path_or_tokenizer
-    from backends.families.loading import load_tokenizer
-
-    return load_tokenizer(Path(path_or_tokenizer))
-
-
-def _guard(content: str, control: re.Pattern[str] | None, controls: Sequence[str]) -> str:
-    content = content.replace(_OPEN, "").replace(_CLOSE, "")
-    if control is None:
-        return content
-    return control.sub(lambda match: f"{_OPEN}{controls.index(match.group())}{_CLOSE}", content)
-
-
-def _rendered(tokenizer: Any, messages: Sequence[Mapping[str, str]]) -> str:
-    import jinja2
-
-    template = tokenizer.chat_template or _PLAIN_TEMPLATE
-    try:
-        text = tokenizer.apply_chat_template(
-            list(messages), chat_template=template, add_generation_prompt=True, tokenize=False
-        )
-    except jinja2.TemplateError as error:
-        raise InvalidRequest(f"The model's chat template does not take this conversation: {error}") from error
-    if not isinstance(text, str):
-        raise ModelUnusable("The model's chat template gives no text; download the model again.")
-    return text
-
-
-def _encoded_piecewise(tokenizer: Any, text: str, control: re.Pattern[str], controls: Sequence[str]) -> list[int]:
-    """What is left of control tokens in `text` is the template's own; between them everything is plain text."""
-    ids: list[int] = []
-    start = 0
-    for match in [*control.finditer(text), None]:
-        plain = _MARK.sub(lambda mark: controls[int(mark.group(1))], text[start : match.start() if match else None])
-        if plain:
-            ids += tokenizer.encode(plain, add_special_tokens=False, split_special_tokens=True)
-        if match:
-            ids.append(tokenizer.convert_tokens_to_ids(match.group()))
-            start = match.end()
+        path_or_tokenizer = load_tokenizer(Path(path_or_tokenizer))
+    note = _note(path_or_tokenizer)
+    own = _own_prompt(note["kind"])
+    if own is None:
+        return _by_template(path_or_tokenizer, messages)
+    ids: list[int] = own.chat_ids(note["kind"], messages, _encoder(path_or_tokenizer, note))
     return ids
+
+
+def _note(tokenizer: Any) -> dict[str, Any]:
+    note = getattr(tokenizer, "init_kwargs", {}).get(NOTE)
+    if isinstance(note, dict):
+        return note
+    folder = Path(str(getattr(tokenizer, "name_or_path", "") or "."))
+    if not (folder / "config.json").is_file():
+        return {"kind": "other"}
+    return {"kind": recognise(folder).kind}
+
+
+def _encoder(tokenizer: Any, note: dict[str, Any]) -> Encoder:
+    backend = tokenizer.backend_tokenizer
+    roles = note.get("roles") or {"bos": tokenizer.bos_token, "eos": tokenizer.eos_token}
+    plain = _plain(tokenizer)
+    return Encoder(
+        lambda text: list(plain.encode(text, add_special_tokens=False).ids),
+        lambda role: int(backend.token_to_id(roles[role])),
+    )
+
+
+# Built once per tokenizer: a large vocabulary takes a second.
+@lru_cache(maxsize=2)
+def _plain(tokenizer: Any) -> Any:
+    """The same tokenizer without its control tokens: whatever a text spells, it stays text."""
+    from tokenizers import Tokenizer
+
+    state = json.loads(tokenizer.backend_tokenizer.to_str())
+    control = set(getattr(tokenizer, "init_kwargs", {}).get(NOTE, {}).get("control", ()))
+    control |= {token["content"] for token in state["added_tokens"]}
+    state |= {"added_tokens": [], "post_processor": None, "truncation": None, "padding": None}
+    vocabulary = state["model"].get("vocab")
+    if isinstance(vocabulary, dict):
+        for token in control - {state["model"].get("unk_token")}:
+            vocabulary.pop(token, None)
+    return Tokenizer.from_str(json.dumps(state))
+
+
+def _by_template(tokenizer: Any, messages: Messages) -> list[int]:
+    """The ids of the model's own chat template.
+
+    What a message spells like a control token is broken by a mark before the template sees it, so that in the result
+    only the template's own control tokens are left to be found; the mark is taken out of the text between them.
+    """
+    added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
+    texts = "".join(message["content"] for message in messages)
+    spelled = [name for name in added if name and name in texts]
+    if not spelled:
+        return _ids(tokenizer(_render(tokenizer, messages), add_special_tokens=False))
+    mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in texts)
+    broken = []
+    for message in messages:
+        content = message["content"]
+        # A model's own earlier answer may hold its thinking and tool marks; the template is meant to see those.
+        names = [name for name in spelled if added[name].special or message["role"] != "assistant"]
+        for name in sorted(names, key=len, reverse=True):
+            content = content.replace(name, name[0] + mark + name[1:])
+        broken.append({"role": message["role"], "content": content})
+    rendered = _render(tokenizer, broken)
+    every = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True) if name)
+    plain, ids = _plain(tokenizer), []
+    for part in re.split(f"({every})", rendered):
+        if part in added:
+            ids.append(tokenizer.convert_tokens_to_ids(part))
+        elif part:
+            ids += plain.encode(part.replace(mark, ""), add_special_tokens=False).ids
+    return ids
+
+
+def _ids(encoded: Any) -> list[int]:
+    return list(encoded["input_ids"])
+
+
+def _render(tokenizer: Any, messages: Messages) -> str:
+    from jinja2.exceptions import TemplateError
+
+    chat = [{"role": message["role"], "content": message["content"]} for message in messages]
+    if not tokenizer.chat_template:
+        # A base model goes on from the texts, one under the other.
+        return "\n".join(message["content"] for message in chat)
+    try:
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+    except TemplateError as error:
+        system, turns = split_system(chat)
+        if system is None:
+            raise InvalidRequest(f"The model's chat template does not take this conversation: {error}.") from error
+        # A template without a system role gets its text in front of the first question.
+        first = {"role": turns[0][0], "content": f"{system}\n\n{turns[0][1]}"}
+        return _render(tokenizer, [first, *({"role": role, "content": content} for role, content in turns[1:])])
