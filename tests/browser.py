@@ -53,9 +53,12 @@ class Window:
         self.page.get_by_role("tab", name=name, exact=True).click()
 
     def ask(self, dialogue: str, question: str) -> None:
-        """Type a question into the conversation "chat" or "langchain" and send it."""
+        """Type a question into the conversation "chat" or "langchain", send it, and see it taken."""
+        asked = self.page.locator(f"#{dialogue}-window .user.message")
+        before = asked.count()
         self.page.fill(f"#{dialogue}-question textarea", question)
         self.page.click(f"#{dialogue}-question .submit-button")
+        asked.nth(before).wait_for()
 
     def wait_for_answer(self, dialogue: str, timeout: float = 60_000) -> str:
         """Wait until an answer is complete (milliseconds at most); the text of the last one, with its sources."""

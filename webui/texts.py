@@ -70,7 +70,7 @@ class Texts:
     )
     no_model_notice = Both(
         "**No language model is loaded.** Load {starter} with one click: it answers on a CPU, needs about "
-        "{gib:.1f} GiB of memory and is downloaded once. Without a model the LangChain tab still quotes your documents.",
+        "{gib:.1f} GiB of memory and is downloaded once. Without one the LangChain tab still quotes your documents.",
         "**还没有加载语言模型。** 一键加载 {starter}：可在 CPU 上回答，约需 {gib:.1f} GiB 内存，只需下载一次。"
         "没有模型时，LangChain 页仍可引用文档原文作答。",
     )

@@ -85,7 +85,8 @@ def test_parameters_and_system_prompt_reach_the_engine(start_server: StartServer
         assert [sent[name] for name in names] == [7, 0.5, 9, 0.8, 1.2, 3]
 
         page.fill("#temperature input, #temperature textarea", "9")
-        window.ask("chat", "Again")
+        page.fill("#chat-question textarea", "Again")
+        page.click("#chat-question .submit-button")
         page.locator(".toast-body", has_text="temperature must be between").wait_for()
         assert len(engine.requests) == 1
 

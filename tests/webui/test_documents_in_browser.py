@@ -47,7 +47,7 @@ def _wait_for_rows(window: Window, count: int) -> dict[str, str]:
     page = window.page
     page.wait_for_function(
         "count => document.querySelectorAll('#files .q-searchable, #files .q-failed').length === count",
-        arg=count, timeout=60_000,
+        arg=count, timeout=90_000,
     )  # fmt: skip
     return {
         row.locator(".q-file-name").inner_text(): row.locator(".q-file-result").inner_text()
@@ -142,7 +142,7 @@ def test_the_page_can_be_used_while_files_are_vectorized(
     many = []
     for number in range(10):
         path = tmp_path / f"long-{number}.txt"
-        path.write_text("\n\n".join(f"Paragraph {n} of file {number} is about harbours and boats." for n in range(400)))
+        path.write_text("\n\n".join(f"Paragraph {n} of file {number} is about harbours and boats." for n in range(60)))
         many.append(path)
     server = start_server()
     window = visit(server.url)
