@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-_PASSAGES_AT_ONCE = 64  # embedded, stored and reported together
+_PASSAGES_AT_FIRST = 4  # embedded, stored and reported together
+_PASSAGES_AT_ONCE = 256
 _REPORT_EVERY = 0.5  # seconds
 _ATTEMPTS = 3  # for a file whose embedding process is lost
 
@@ -147,13 +148,17 @@ class Ingest:
 
     def _embed(self, job: Job) -> None:
         waiting = self._store.passages_without_vector(job.file_id)
-        for start in range(0, len(waiting), _PASSAGES_AT_ONCE):
-            if self._stopping:
-                return
-            ids = waiting[start : start + _PASSAGES_AT_ONCE]
+        start, size = 0, _PASSAGES_AT_FIRST
+        while start < len(waiting) and not self._stopping:
+            ids = waiting[start : start + size]
+            began = time.monotonic()
             rows = self._embeddings.passage_vectors(self._store.passage_texts(ids))
             self._store.add_vectors(job.file_id, ids, rows)
             self.changes += 1
+            start += size
+            # As many at once as this machine embeds between two reports.
+            fitting = size * _REPORT_EVERY / max(0.001, time.monotonic() - began)
+            size = max(1, min(_PASSAGES_AT_ONCE, 2 * size, round(fitting)))
 
     def _give_up(self, job: Job, error: Exception) -> None:
         if self._stopping:

@@ -28,6 +28,8 @@ def file_label(name: str) -> str:
     label = unicodedata.normalize("NFC", _FORBIDDEN.sub("", name)).replace("\\", "/").rsplit("/", 1)[-1].strip()
     if label in ("", ".", ".."):
         return "unnamed"
+    if label.startswith(".") and _FORBIDDEN.search(name):  # nothing but the suffix was left
+        label = "unnamed" + label
     if len(label) > 255:
         # The suffix says which reader the file needs.
         stem, dot, suffix = label.rpartition(".")
