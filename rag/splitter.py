@@ -16,15 +16,21 @@ TokenCounter = Callable[[list[str]], list[int]]
 PASSAGE_TOKENS = 200
 OVERLAP = 0.15  # of a passage, at most: so that what is said across a border is found in one piece
 
-_COUNTED_AT_ONCE = 512
+# Whatever a file holds, no more than this is under way at once (in characters): a stretch of text is split on its own,
+# and what is taken for a sentence is neither so short that there are millions of them nor too long for a tokenizer.
+_STRETCH = 200_000
+_SHORTEST, _LONGEST = 12, 2_000
+_COUNTED_AT_ONCE = 512  # of these
+
 _PARAGRAPH = re.compile(r"\n[ \t]*\n\s*")
 # After the marks that end a sentence, with what closes behind them; a Latin full stop needs white space after it.
-_SENTENCE = re.compile(r"[。！？；…]+[”’」』）》]*|[.!?]+[\"'”’)\]]*(?=\s)|\n")
+# Not tried again within a run of full stops, which may be as long as the file.
+_SENTENCE = re.compile(r"[。！？；…]+[”’」』）》]*|(?<![.!?])[.!?]++[\"'”’)\]]*+(?=\s)|\n")
 _ABBREVIATION = re.compile(r"(?:\b(?:Mr|Mrs|Ms|Dr|Prof|St|vs|etc|Fig|No|pp|cf|e\.g|i\.e|al|approx)|\b[A-Z])\.$")
 _WORD = re.compile(r"\s+")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class _Piece:
     """text[start:end] of a document, white space at its end included. `closes`: a paragraph ends with it."""
 
@@ -40,34 +46,62 @@ def split(documents: Sequence[Document], count_tokens: TokenCounter, max_tokens:
     Metadata is that of the document (`page`, `heading`), `index`, which counts through all of them from 0, and
     `start_index`, the place in the text of the document.
     """
+    passages: list[Document] = []
+    for group in _groups([document.page_content for document in documents]):
+        texts = [documents[at].page_content[start:end] for at, start, end in group]
+        for number, start, end in _ranges(texts, count_tokens, max_tokens):
+            at, offset, _ = group[number]
+            text = texts[number][start:end].lstrip()
+            if text:
+                place = {"index": len(passages), "start_index": offset + end - len(text)}
+                passages.append(Document(text.rstrip(), metadata={**documents[at].metadata, **place}))
+    return passages
+
+
+def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
+    """(document, start, end) of stretches, as many together as fit; a document that does not is cut at a line."""
+    group: list[tuple[int, int, int]] = []
+    room = _STRETCH
+    for at, text in enumerate(texts):
+        start = 0
+        while start < len(text):
+            end = min(len(text), start + _STRETCH)
+            if end < len(text):
+                end = max(text.rfind(white, start, end) + 1 for white in "\n ") or end
+                end = end if end > start else start + _STRETCH
+            if group and end - start > room:
+                yield group
+                group, room = [], _STRETCH
+            group.append((at, start, end))
+            room -= end - start
+            start = end
+    if group:
+        yield group
+
+
+def _ranges(texts: Sequence[str], count_tokens: TokenCounter, max_tokens: int) -> list[tuple[int, int, int]]:
+    """(text, start, end) of the passages."""
     target = max(1, min(PASSAGE_TOKENS, max_tokens))
-    texts = [document.page_content for document in documents]
     spans = [(at, *span) for at, text in enumerate(texts) for span in _sentences(text)]
     pieces: list[list[_Piece]] = [[] for _ in texts]
     for at, piece in _measured(texts, spans, count_tokens, target):
         pieces[at].append(piece)
-
     ranges = [(at, start, end) for at, own in enumerate(pieces) for start, end in _packed(own, target)]
-    passages: list[Document] = []
-    for at, start, end in _within(texts, ranges, count_tokens, max_tokens):
-        text = texts[at][start:end].lstrip()
-        if text:
-            metadata = {**documents[at].metadata, "index": len(passages), "start_index": end - len(text)}
-            passages.append(Document(text.rstrip(), metadata=metadata))
-    return passages
+    return _within(texts, ranges, count_tokens, max_tokens)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int, bool]]:
     """(start, end, closes a paragraph) of each sentence; together they are all of `text`."""
-    begin = 0
+    start = begin = 0
     for end in [*(match.end() for match in _PARAGRAPH.finditer(text)), len(text)]:
-        start = begin
-        for match in _SENTENCE.finditer(text, begin, end):
-            if match.end() < end and not _ABBREVIATION.search(text, max(start, match.end() - 8), match.end()):
-                yield start, match.end(), False
-                start = match.end()
-        if start < end:
-            yield start, end, True
+        stops = (match.end() for match in _SENTENCE.finditer(text, begin, end))
+        for stop in [*(stop for stop in stops if not _ABBREVIATION.search(text, max(begin, stop - 8), stop)), end]:
+            rest = start < stop == end and (end - begin >= _SHORTEST or end == len(text))
+            if stop - start >= _SHORTEST or rest:
+                borders = _word_borders(text, start, stop, -(-(stop - start) // _LONGEST))
+                for left, right in pairwise(borders):
+                    yield left, right, right == end
+                start = stop
         begin = end
 
 
@@ -84,7 +118,7 @@ def _measured(
                 cut.append((at, start, end, closes))
                 known.append(count)
                 continue
-            borders = _word_borders(texts[at], start, end, -(-count // target))
+            borders = _word_borders(texts[at], start, end, max(2, -(-count // target)))
             for left, right in pairwise(borders):
                 cut.append((at, left, right, closes and right == end))
                 known.append(None)
@@ -104,8 +138,8 @@ def _count(texts: list[str], count_tokens: TokenCounter) -> list[int]:
 
 
 def _word_borders(text: str, start: int, end: int, parts: int) -> list[int]:
-    """`parts` stretches of about the same length, at least two, cut after white space where there is some near."""
-    parts = min(max(2, parts), end - start)
+    """The borders of `parts` stretches of about the same length, after white space where there is some near."""
+    parts = min(parts, end - start)
     length = (end - start) / parts
     borders = [start]
     for number in range(1, parts):

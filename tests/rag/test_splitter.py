@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import pairwise
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from rag.embeddings import WorkerEmbeddings
 from rag.splitter import OVERLAP, PASSAGE_TOKENS, split
 
 ENGLISH = (
@@ -113,6 +115,34 @@ def test_a_word_without_end_is_cut() -> None:
     assert "".join(passage.page_content for passage in passages) == "x" * 5_000
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "." * 300_000,
+        "?!" * 150_000,
+        "a\n" * 150_000,
+        "\n \n" * 100_000 + "end",
+        "。" * 300_000,
+        "x" * 500_000,
+        "No. " * 90_000,
+    ],
+    ids=lambda text: text[:3],
+)
+def test_hostile_text_is_split_in_short_pieces_and_little_time(text: str) -> None:
+    longest = 0
+
+    def counted(texts: list[str]) -> list[int]:
+        nonlocal longest
+        longest = max(longest, sum(map(len, texts)))
+        return count_characters(texts)
+
+    started = time.monotonic()
+    passages = split([Document(text)], counted, 256)
+    assert time.monotonic() - started < 20
+    assert longest < 1_100_000
+    assert sum(len(passage.page_content) for passage in passages) >= len("".join(text.split()))
+
+
 def test_tokens_are_counted_in_batches() -> None:
     calls = []
 
@@ -123,6 +153,15 @@ def test_tokens_are_counted_in_batches() -> None:
     passages = split([Document(ENGLISH * 300)], counted, 256)
     assert len(passages) > 50
     assert len(calls) < 10
+
+
+def test_passages_fit_the_bundled_model(embeddings: WorkerEmbeddings) -> None:
+    texts = [ENGLISH * 20, CHINESE * 20, "a1b2c3" * 500, "👩‍🚀🏳️‍🌈" * 200, "漢\u0301" * 700, "| --- " * 800]
+    most = embeddings.description.max_tokens
+    passages = split([Document(text) for text in texts], embeddings.count_tokens, most)
+    counts = embeddings.count_tokens([passage.page_content for passage in passages])
+    assert max(counts) <= most
+    assert sum(counts) / len(counts) > PASSAGE_TOKENS / 2
 
 
 def test_no_documents_give_no_passages() -> None:
