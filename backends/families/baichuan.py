@@ -37,7 +37,7 @@ def recognise(folder: Path, config: Mapping[str, Any], wanted: str) -> Recognise
 
 def _is_second(folder: Path, config: Mapping[str, Any]) -> bool:
     if config.get("vocab_size") in (64000, 125696) and not (folder / "tokenizer.model").is_file():
-        return config["vocab_size"] == 125696
+        return bool(config["vocab_size"] == 125696)
     model = read_sentencepiece(tokenizer_file(folder, "tokenizer.model"))
     user = model.piece(_role_ids(folder)[0])
     # The role tokens are the same ids in both; their names differ.
@@ -77,7 +77,7 @@ def conversion(folder: Path, config: Mapping[str, Any], kind: str) -> Conversion
         mapped["rope_parameters"] = {"rope_type": "default", "rope_theta": float(config.get("rope_theta", 10000))}
     second = kind.startswith("baichuan2")
     base = kind == "baichuan-7b"
-    generation = {"eos_token_id": special["eos_token_id"], "pad_token_id": special["pad_token_id"]}
+    generation: dict[str, Any] = {"eos_token_id": special["eos_token_id"], "pad_token_id": special["pad_token_id"]}
     if not base:
         penalty = 1.05 if second else 1.1
         sampling = {"do_sample": True, "temperature": 0.3, "top_k": 5, "top_p": 0.85, "repetition_penalty": penalty}

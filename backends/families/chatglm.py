@@ -133,10 +133,7 @@ def conversion(folder: Path, config: Mapping[str, Any], kind: str) -> Conversion
     sampling = {"do_sample": True, "temperature": 0.8, "top_p": 0.8, "eos_token_id": stop, "pad_token_id": pad}
     rows = (heads * width, groups * width, groups * width)
     if kind == "chatglm2":
-        template = _ROUNDS.format(first=1, bare=0, gap="\\n\\n", prefix="[gMASK]sop", suffix="")
-        template = (
-            template.replace("]\\n\\n问", "]\n\n问").replace("\\n\\n答", "\n\n答").replace("}}\\n\\n{", "}}\n\n{")
-        )
+        template = _ROUNDS.format(first=1, bare=0, gap="\n\n", prefix="[gMASK]sop", suffix="")
     else:
         template = _TEMPLATE_4 if kind == "glm4" else _TEMPLATE_3
     return Conversion(mapped, partial(_rename, rows), lambda: vocabulary, sampling, template, length)

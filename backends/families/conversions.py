@@ -12,4 +12,5 @@ def conversion_of(checkpoint: Checkpoint) -> Conversion:
     """Raises ModelUnusable when config.json or a tokenizer file is missing, incomplete or damaged."""
     module = {"qwen": qwen, "chatglm": chatglm, "baichuan": baichuan}[checkpoint.family]
     config = read_json(checkpoint.folder / "config.json")
-    return module.conversion(checkpoint.folder, config, checkpoint.kind)
+    plan: Conversion = module.conversion(checkpoint.folder, config, checkpoint.kind)
+    return plan

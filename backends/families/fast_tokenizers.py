@@ -77,7 +77,7 @@ def from_pieces(
 
     if model.model_type != sources.BPE or model.remove_extra_whitespaces:
         raise ModelUnusable(
-            "The sentencepiece file of this model is not of the kind this family uses: download it again."
+            "The sentencepiece file is not of the kind this family uses: download the model again."
         )
     vocabulary = {piece: index for index, (piece, _, _) in enumerate(model.pieces)}
     unknown = next((piece for piece, _, kind in model.pieces if kind == sources.UNKNOWN), None)
@@ -100,7 +100,7 @@ def from_pieces(
     if symbols:
         longest_first = "|".join(_escape(symbol) for symbol in sorted(symbols, key=len, reverse=True))
         built.pre_tokenizer = pre_tokenizers.Split(Regex(longest_first), behavior="isolated")
-    parts = [decoders.Replace(piece, text) for text, piece in spelling]
+    parts: list[Any] = [decoders.Replace(piece, text) for text, piece in spelling]
     parts += [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     built.decoder = decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []))
     # A bare word such as "sop" is a token only where it stands alone: "sophisticated" stays a word.

@@ -1,4 +1,4 @@
-"""Qwen. The first generation (QWenLMHeadModel) computes what Qwen2 computes, up to `seq_length`; later ones are native."""
+"""Qwen. The first generation computes what Qwen2 computes, up to `seq_length` tokens; later ones are native."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ def tokenizer_file(folder: Path, name: str) -> Path:
 
 @dataclass(frozen=True)
 class SentencePieceModel:
-    """What a sentencepiece file holds: pieces as (text, score, type) in the order of their ids, and how it normalises."""
+    """What a sentencepiece file holds: pieces (text, score, type) in the order of their ids, and how it normalises."""
 
     pieces: tuple[tuple[str, float, int], ...]
     model_type: int
