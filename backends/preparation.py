@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import sys
 from functools import partial
 from pathlib import Path
@@ -52,7 +51,7 @@ async def prepare_candidate(
     free = await asyncio.to_thread(memory_free)
     check_fits(need, free + given_back, name)
     backend = await asyncio.to_thread(choose_backend, spec.backend, checkpoint, settings)
-    readable = folder if checkpoint.native else await _convert(checkpoint, settings, report)
+    readable = folder if checkpoint.native else await _convert(checkpoint, spec, settings, report)
     kv_bytes = need.kv_per_token * (checkpoint.context_length or 0)
     engine = await asyncio.to_thread(engine_maker, backend, readable, name, kv_bytes, settings)
     family, length = checkpoint.family, checkpoint.context_length
@@ -68,12 +67,9 @@ async def _remote(spec: ModelSpec, settings: EngineSettings, report: Report) -> 
     return Candidate(spec, served.name, "openai", "", served.context_length, 0, engine)
 
 
-async def _convert(checkpoint: Checkpoint, settings: EngineSettings, report: Report) -> Path:
-    """The folder with the checkpoint in a form that the engines read; done once, in a child process."""
-    origin = str(checkpoint.folder.resolve())
-    target = (
-        settings.data_dir / "converted" / f"{checkpoint.folder.name}-{hashlib.sha256(origin.encode()).hexdigest()[:12]}"
-    )
-    command = [sys.executable, "-m", "backends.families", "convert", origin, str(target)]
+async def _convert(checkpoint: Checkpoint, spec: ModelSpec, settings: EngineSettings, report: Report) -> Path:
+    """The folder with the checkpoint in a form that the engines read; converted once, in a child process."""
+    source, cache = str(checkpoint.folder), str(settings.data_dir / "converted")
+    command = [sys.executable, "-m", "backends.families", "prepare", source, cache, "--model-type", spec.model_type]
     log_file = settings.data_dir / "logs" / "convert.log"
     return Path(await run_job(command, {}, log_file, report, "Converting the checkpoint"))

@@ -10,11 +10,13 @@ import pytest
 
 from backends.engines.factory import choose_backend, engine_maker
 from backends.errors import ModelUnusable
-from backends.families import Checkpoint
+from backends.families import Checkpoint, recognise
 from backends.hardware import GIB
 from backends.models import EngineSettings, ModelManager, ModelSpec
 from backends.preparation import prepare_candidate
+from backends.types import Progress
 from tests.checkpoints import untrained
+from tests.shared_data import SHARED, requires_shared
 
 
 def huge(folder: Path) -> Path:
@@ -63,6 +65,21 @@ async def test_a_native_checkpoint_is_ready_to_be_started(tmp_path: Path) -> Non
     assert GIB / 2 < candidate.memory < GIB
     assert fits_beside
     assert candidate.engine() is not candidate.engine()
+
+
+@requires_shared
+@pytest.mark.parametrize("kind", ["qwen1", "baichuan2-13b"])
+async def test_an_original_checkpoint_is_converted_once(tmp_path: Path, kind: str) -> None:
+    spec, settings = ModelSpec(str(SHARED / "families" / kind), backend="transformers"), EngineSettings(tmp_path)
+    reported: list[Progress] = []
+    candidate, _ = await prepare_candidate(spec, settings, 0, reported.append)
+    assert candidate.name == kind
+    assert "converting" in {progress.stage for progress in reported}
+    (converted,) = [path.parent for path in (tmp_path / "converted").glob("*/config.json")]
+    assert recognise(converted).native
+    reported.clear()
+    await prepare_candidate(spec, settings, 0, reported.append)
+    assert "converting" not in {progress.stage for progress in reported}
 
 
 def checkpoint(family: str, kind: str) -> Checkpoint:
