@@ -29,7 +29,7 @@ def main() -> int:
     def give_up() -> None:
         server.should_exit = True
 
-    service.load_in_background(on_failure=give_up)
+    service.run_in_background(on_end=give_up)
     server.run()
     if service.failure:
         print(f"Error: {service.failure}", file=sys.stderr, flush=True)

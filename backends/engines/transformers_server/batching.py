@@ -11,19 +11,15 @@ from transformers import ContinuousBatchingConfig, GenerationConfig
 from transformers.generation.continuous_batching.cb_logits_processors import ContinuousBatchingLogitsProcessorList
 from transformers.generation.logits_process import LogitsProcessorList
 
+from backends.engines.transformers_server.generation import GenerationFailed
 from backends.engines.transformers_server.placement import PAGE_TOKENS, CacheSize
 from backends.engines.transformers_server.sampling import Drawer, RowSampler, Sampling
 
 
-class GenerationFailed(Exception):  # noqa: N818 - says what happened
-    """The library gave up on a request; the message is its reason."""
-
-
 class Batcher:
-    """Generates for all requests in one loop of the library; closing an iterator cancels its request."""
+    """A Generator that runs all requests in one loop of the library."""
 
     def __init__(self, model: Any, size: CacheSize) -> None:
-        self.generated_tokens = 0
         self.in_flight = 0
         self._device = str(model.device.type)
         self._manager = model.init_continuous_batching(
@@ -32,26 +28,37 @@ class Batcher:
                 page_size=PAGE_TOKENS,
                 num_blocks=size.blocks,
                 max_batch_tokens=size.batch_tokens,
+                max_requests_per_batch=size.requests,
+                max_memory_percent=1.0,  # the size is computed with care already
                 # Rows are drawn in Python with the newest tokens at hand: neither graphs nor a second batch in flight.
                 use_cuda_graph=False,
                 use_async_batching=False,
             ),
         )
-        processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([RowSampler()]))
+        self._sampler = RowSampler()
+        processors = ContinuousBatchingLogitsProcessorList(LogitsProcessorList([self._sampler]))
         processors.tensors_required = 1
         self._manager.logit_processor = processors
+        # Makes the cache here and now, so that too little memory is a failure to load and not of the first request.
+        self._manager.warmup()
         self._manager.start()
+        self._thread = self._manager._generation_thread
+
+    @property
+    def generated_tokens(self) -> int:
+        return self._sampler.drawn
 
     @property
     def failure(self) -> str:
-        """Why the library's loop ended, "" while it runs."""
         error = self._manager.background_thread_status.fatal_error
         return str(error) if error is not None else ""
+
+    def wait(self) -> None:
+        self._thread.join()
 
     async def generate(
         self, prompt: Sequence[int], most: int, stop_ids: Sequence[int], sampling: Sampling
     ) -> AsyncGenerator[list[int], None]:
-        """New token ids as they come, the stop id included; at most `most` of them. Raises GenerationFailed."""
         outputs: asyncio.Queue[Any] = asyncio.Queue()
         name = uuid.uuid4().hex
         self._manager.register_result_handler(name, outputs.put_nowait)
@@ -76,7 +83,6 @@ class Batcher:
                     raise GenerationFailed(output.error)
                 new = output.generated_tokens[seen:]
                 seen += len(new)
-                self.generated_tokens += len(new)
                 if new:
                     yield new
         finally:

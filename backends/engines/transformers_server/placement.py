@@ -12,24 +12,35 @@ import torch
 from backends.hardware import kv_bytes_per_token, memory_needed
 
 PAGE_TOKENS = 32
-# On a CPU: the prompt is read in pieces of this many tokens, and the cache holds at most this many full contexts.
-_CPU_BATCH_TOKENS = 512
-_CPU_CONTEXTS = 4
-_CPU_CACHE_SHARE = 0.3
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True)
-class CacheSize:
-    """Blocks of PAGE_TOKENS tokens and tokens per step; None leaves both to the library, which measures the GPU."""
+class _Limits:
+    """Of one kind of device: tokens per step, requests at once, full contexts in the cache, share of free memory."""
 
-    blocks: int | None
-    batch_tokens: int | None
+    batch_tokens: int
+    requests: int
+    contexts: int
+    share: float
+
+
+# A GPU is left the rest for the embedding model and for what steps need; on a CPU more at once is no faster.
+_LIMITS = {"cuda": _Limits(2048, 256, 16, 0.8), "cpu": _Limits(512, 32, 4, 0.3)}
+
+
+@dataclass(frozen=True)
+class CacheSize:
+    """Blocks of PAGE_TOKENS tokens, tokens per step, requests per step."""
+
+    blocks: int
+    batch_tokens: int
+    requests: int
 
     @property
-    def tokens(self) -> int | None:
+    def tokens(self) -> int:
         """Tokens the cache holds, of all requests together."""
-        return None if self.blocks is None else self.blocks * PAGE_TOKENS
+        return self.blocks * PAGE_TOKENS
 
 
 def device() -> str:
@@ -49,11 +60,19 @@ def dtype(folder: Path, precision: str) -> Any:
     return "auto"
 
 
-def cache_size(config: Any, context_length: int, element_bytes: int) -> CacheSize:
-    """How large the cache is: on a CPU some full contexts, within a share of the free memory."""
+def cache_size(config: Any, context_length: int, dtype: torch.dtype) -> CacheSize:
+    """How large the cache is: some full contexts, within a share of the memory that is free beside the weights."""
+    limits = _LIMITS[device()]
+    per_token = kv_bytes_per_token(config.to_dict()) * dtype.itemsize // 2
+    per_token += limits.batch_tokens * dtype.itemsize  # the column of the attention mask
+    scores = limits.requests * int(config.vocab_size) * torch.float32.itemsize * 3
+    affordable = int(_free() * limits.share) - scores
+    tokens = min(affordable // per_token, context_length * limits.contexts)
+    # Too little even for a short chat: the library says so when it makes the cache.
+    return CacheSize(max(4, tokens // PAGE_TOKENS), limits.batch_tokens, limits.requests)
+
+
+def _free() -> int:
     if device() == "cuda":
-        return CacheSize(None, None)
-    per_token = kv_bytes_per_token(config.to_dict()) * element_bytes // 2
-    affordable = int(psutil.virtual_memory().available * _CPU_CACHE_SHARE) // max(1, per_token)
-    tokens = max(PAGE_TOKENS * 4, min(affordable, context_length * _CPU_CONTEXTS))
-    return CacheSize(tokens // PAGE_TOKENS, _CPU_BATCH_TOKENS)
+        return int(torch.cuda.mem_get_info()[0])
+    return int(psutil.virtual_memory().available)

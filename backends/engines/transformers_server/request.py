@@ -11,6 +11,8 @@ from backends.errors import InvalidRequest
 from backends.types import SamplingParams
 
 _ROLES = ("system", "user", "assistant")
+# Below this scores grow beyond what a float holds, and there is one choice left anyway.
+_COLDEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,7 @@ def read_request(body: object, defaults: Any) -> ChatRequest:
 
 
 def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
-    """A temperature of 0 is greedy; asking for any other way to sample is asking to sample."""
+    """A temperature of (nearly) 0 is greedy; asking for any other way to sample is asking to sample."""
 
     def first(name: str, neutral: float) -> float:
         for source in (asked, defaults):
@@ -57,8 +59,8 @@ def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
     temperature = first("temperature", 1.0)
     wants = any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p))
     return Sampling(
-        do_sample=temperature > 0 and (wants or bool(getattr(defaults, "do_sample", False))),
-        temperature=temperature or 1.0,
+        do_sample=temperature >= _COLDEST and (wants or bool(getattr(defaults, "do_sample", False))),
+        temperature=temperature,
         top_k=int(first("top_k", 0)),
         top_p=first("top_p", 1.0),
         repetition_penalty=first("repetition_penalty", 1.0),

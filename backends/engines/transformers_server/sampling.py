@@ -57,7 +57,9 @@ class Drawer:
         processed = self._processors(ids, scores[None].clone())
         if self._generator is None:
             return processed.argmax(dim=-1)
-        return torch.multinomial(processed.softmax(dim=-1), 1, generator=self._generator)[0]
+        # The same distribution as torch.multinomial, which fails for the whole batch when one row is not finite.
+        noise = torch.empty_like(processed).exponential_(generator=self._generator)
+        return (processed.softmax(dim=-1) / noise).argmax(dim=-1)
 
 
 def _processors(sampling: Sampling) -> LogitsProcessorList:
@@ -84,6 +86,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # an
     ignored_kwargs = ()
 
     def __init__(self) -> None:
+        self.drawn = 0  # tokens made since the start, whether anybody still waits for them or not
         self._rows: list[Any] = []
 
     def fill_defaults(self, int32_tensor: torch.Tensor) -> None:
@@ -96,6 +99,7 @@ class RowSampler(ContinuousBatchingLogitsProcessor):  # type: ignore[misc]  # an
 
     def __call__(self, scores: torch.Tensor, tensor_arg: torch.Tensor) -> torch.Tensor:
         """`scores` has shape [rows, V] and may have padding rows at the end."""
+        self.drawn += len(self._rows)
         for row, state in enumerate(self._rows):
             drawer: Drawer = state.logit_processor_kwargs["drawer"]
             if not drawer.plain:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
 import traceback
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
@@ -15,8 +16,11 @@ from backends.errors import EngineFailed, InvalidRequest, ModelUnusable
 from backends.types import Delta, Progress, Usage
 
 if TYPE_CHECKING:
-    from backends.engines.transformers_server.batching import Batcher
+    from backends.engines.transformers_server.generation import Generator
     from backends.engines.transformers_server.request import ChatRequest
+
+# How long the process stays after the generation failed, so that every stream can end with its error.
+_LAST_WORDS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,7 @@ class Loaded:
 
     tokenizer: Any
     defaults: Any
-    batcher: Batcher
+    generator: Generator
     context_length: int
     stop_ids: tuple[int, ...]
 
@@ -45,7 +49,7 @@ class Service:
 
     @property
     def failure(self) -> str:
-        return self._failure or (self._loaded.batcher.failure if self._loaded else "")
+        return self._failure or (self._loaded.generator.failure if self._loaded else "")
 
     @property
     def loaded(self) -> Loaded:
@@ -54,8 +58,9 @@ class Service:
             raise EngineFailed("The model is still being loaded; try again in a moment.")
         return self._loaded
 
-    def load_in_background(self, on_failure: Callable[[], None]) -> None:
-        """Returns at once. `on_failure` is called in the loading thread after `failure` is set."""
+    def run_in_background(self, on_end: Callable[[], None]) -> None:
+        """Returns at once. `on_end` is called in a thread of its own when there is nothing more to serve with: loading
+        failed, or the generation did and the streams had time to say so; `failure` has the reason."""
 
         def work() -> None:
             try:
@@ -66,8 +71,11 @@ class Service:
             except Exception as error:  # noqa: BLE001
                 traceback.print_exc()
                 self._failure = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            if self._failure:
-                on_failure()
+            else:
+                self._loaded.generator.wait()
+                self._failure = self._loaded.generator.failure
+                time.sleep(_LAST_WORDS_SECONDS)
+            on_end()
 
         threading.Thread(target=work, name="load", daemon=True).start()
 
@@ -75,22 +83,18 @@ class Service:
         from transformers.utils import logging
 
         from backends.engines.transformers_server import placement
-        from backends.engines.transformers_server.batching import Batcher
-        from backends.families.loading import load_pretrained
+        from backends.families import load_pretrained
 
         self.progress = Progress("loading weights")
         logging.set_tqdm_hook(self._watched)
-        dtype, device = placement.dtype(self._folder, self._precision), placement.device()
-        model, tokenizer = load_pretrained(self._folder, dtype, device)
+        model, tokenizer = load_pretrained(self._folder, placement.dtype(self._folder, self._precision))
         logging.set_tqdm_hook(None)
+        model.to(placement.device())
         self.progress = Progress("reserving memory")
-        config = model.config.get_text_config()
-        context = int(getattr(config, "max_position_embeddings", 0) or 4096)
-        size = placement.cache_size(config, context, model.dtype.itemsize)
-        # One page is kept back: a request that fills the cache to the last token could not be moved aside.
-        fits = context if size.tokens is None else min(context, size.tokens - placement.PAGE_TOKENS)
+        context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 4096)
+        generator, fits = _generator(model, context)
         defaults = model.generation_config
-        return Loaded(tokenizer, defaults, Batcher(model, size), fits, _stop_ids(defaults))
+        return Loaded(tokenizer, defaults, generator, fits, _stop_ids(defaults))
 
     def _watched(self, factory: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The library's progress bar over the weights, told as progress too."""
@@ -121,7 +125,7 @@ class Service:
 
     async def answer(self, prompt: list[int], request: ChatRequest) -> AsyncGenerator[Delta, None]:
         """The answer to a prompt, piece by piece; closing the iterator cancels the generation."""
-        from backends.engines.transformers_server.batching import GenerationFailed
+        from backends.engines.transformers_server.generation import GenerationFailed
         from backends.engines.transformers_server.text import TextStream
 
         loaded = self.loaded
@@ -131,7 +135,7 @@ class Service:
         made = 0
         ended_by_model = False
         try:
-            async with aclosing(loaded.batcher.generate(prompt, most, loaded.stop_ids, request.sampling)) as steps:
+            async with aclosing(loaded.generator.generate(prompt, most, loaded.stop_ids, request.sampling)) as steps:
                 async for ids in steps:
                     made += len(ids)
                     ended_by_model = ids[-1] in loaded.stop_ids
@@ -145,6 +149,21 @@ class Service:
             yield Delta(rest)
         reason = "stop" if ended_by_model or text.stopped else "length"
         yield Delta("", reason, Usage(len(prompt), made))
+
+
+def _generator(model: Any, context: int) -> tuple[Generator, int]:
+    """What generates with this model, and how many tokens one request may fill."""
+    # Classes of our own make masks or positions that the paged attention of the library does not know.
+    if not type(model).__module__.startswith("transformers."):
+        from backends.engines.transformers_server.one_by_one import OneByOne
+
+        return OneByOne(model), context
+    from backends.engines.transformers_server.batching import Batcher
+    from backends.engines.transformers_server.placement import PAGE_TOKENS, cache_size
+
+    size = cache_size(model.config.get_text_config(), context, model.dtype)
+    # One page is kept back: a request that fills the cache to the last token could not be moved aside.
+    return Batcher(model, size), min(context, size.tokens - PAGE_TOKENS)
 
 
 def _stop_ids(defaults: Any) -> tuple[int, ...]:

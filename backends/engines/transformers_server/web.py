@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
-from typing import Any
+from typing import Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -19,6 +20,8 @@ from starlette.routing import Route
 from backends.engines.transformers_server.service import Service
 from backends.errors import EngineFailed, InvalidRequest, QuartetError, Unauthorized
 from backends.types import Delta
+
+_T = TypeVar("_T")
 
 _STATUS: dict[type[QuartetError], int] = {InvalidRequest: 400, Unauthorized: 401, EngineFailed: 503}
 
@@ -38,8 +41,8 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
         if not service.ready:
             progress = service.progress
             return JSONResponse({"stage": progress.stage, "done": progress.done, "total": progress.total}, 503)
-        batcher = service.loaded.batcher
-        counts = {"generated_tokens": batcher.generated_tokens, "in_flight": batcher.in_flight}
+        generator = service.loaded.generator
+        counts = {"generated_tokens": generator.generated_tokens, "in_flight": generator.in_flight}
         return JSONResponse({"status": "ok", **counts})
 
     async def models(request: Request) -> Response:
@@ -62,7 +65,10 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
         chunk = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         if asked.stream:
             return StreamingResponse(_events(answer, chunk), media_type="text/event-stream")
-        text, last = await _whole(answer)
+        whole = await _while_connected(request, _whole(answer))
+        if whole is None:
+            return Response(status_code=499)  # nobody reads it
+        text, last = whole
         message = {"role": "assistant", "content": text}
         choice = {"index": 0, "message": message, "finish_reason": last.finish_reason}
         return JSONResponse({**chunk, "object": "chat.completion", "choices": [choice], "usage": _usage(last)})
@@ -106,6 +112,22 @@ async def _whole(answer: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
             texts.append(delta.text)
             last = delta
     return "".join(texts), last
+
+
+async def _while_connected(request: Request, work: Coroutine[Any, Any, _T]) -> _T | None:
+    """The result of `work`; None when the client left first, and then `work` is cancelled."""
+
+    async def gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    tasks = asyncio.create_task(work), asyncio.create_task(gone())
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        return tasks[0].result() if tasks[0].done() else None
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 def _usage(delta: Delta) -> dict[str, int]:
