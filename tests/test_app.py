@@ -192,7 +192,8 @@ def test_a_signal_ends_it_in_good_order(start_server: object, number: signal.Sig
         page.stream("GET", f"{running.url}/gradio_api/heartbeat/abc", timeout=30) as heartbeat,
     ):
         assert heartbeat.status_code == 200
-        next(heartbeat.iter_bytes())
+        beats = heartbeat.iter_bytes()
+        next(beats)
         began = time.monotonic()
         running.process.send_signal(number)
         assert running.process.wait(20) == 0
