@@ -33,15 +33,15 @@ def read_request(body: object, defaults: Any) -> ChatRequest:
     """
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
-    stop = body.get("stop") or ()
     asked = SamplingParams(
-        max_new_tokens=_number(body, "max_tokens", int) or _number(body, "max_completion_tokens", int),
+        max_new_tokens=_number(body, "max_tokens" if "max_tokens" in body else "max_completion_tokens", int),
         temperature=_number(body, "temperature", float),
         top_k=_number(body, "top_k", int),
         top_p=_number(body, "top_p", float),
         repetition_penalty=_number(body, "repetition_penalty", float),
         seed=_number(body, "seed", int),
-        stop=(stop,) if isinstance(stop, str) else tuple(str(text) for text in stop),
+        do_sample=_flag(body, "do_sample"),
+        stop=_stop(body),
     )
     most = asked.max_new_tokens or getattr(defaults, "max_new_tokens", None)
     return ChatRequest(_messages(body), _decided(asked, defaults), most, asked.stop, body.get("stream") is True)
@@ -57,9 +57,12 @@ def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
         return neutral
 
     temperature = first("temperature", 1.0)
-    wants = any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p))
+    wants = asked.do_sample
+    if wants is None:
+        told = any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p))
+        wants = told or bool(getattr(defaults, "do_sample", False))
     return Sampling(
-        do_sample=temperature >= _COLDEST and (wants or bool(getattr(defaults, "do_sample", False))),
+        do_sample=temperature >= _COLDEST and wants,
         temperature=temperature,
         top_k=int(first("top_k", 0)),
         top_p=first("top_p", 1.0),
@@ -84,6 +87,22 @@ def _number(body: Mapping[str, Any], name: str, kind: type) -> Any:
     value = body.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
-        raise InvalidRequest(f"{name} must be a number; it was {value!r}.")
+    whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+    if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and not whole):
+        raise InvalidRequest(f"{name} must be a number; it was {value!r:.50}.")
     return kind(value)
+
+
+def _flag(body: Mapping[str, Any], name: str) -> bool | None:
+    value = body.get(name)
+    if value is not None and not isinstance(value, bool):
+        raise InvalidRequest(f"{name} must be true or false; it was {value!r:.50}.")
+    return value
+
+
+def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:
+    value = body.get("stop")
+    texts = [value] if isinstance(value, str) else value or []
+    if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
+        raise InvalidRequest("stop must be a text or a list of texts.")
+    return tuple(texts)
