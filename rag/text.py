@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
-from functools import reduce
+from itertools import groupby, pairwise
 
 # Surrogates and control characters break UTF-8, JSON, databases and tokenizers. The invisible ones make text look
 # different from what it is: bidi controls, marks of the byte order, tag characters, soft hyphens.
@@ -20,6 +20,7 @@ _LOOKALIKES = re.compile("[\u2e80-\u2fd5\ufb00-\ufb06]")
 _UNREADABLE = re.compile("[\ufffd\ue000-\uf8ff]")
 
 CJK = "\u3000-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff00-\uff65\U00020000-\U0003134f"
+_CJK = re.compile(f"[{CJK}]")
 _CJK_END = re.compile(f"[{CJK}“”‘’…—]$")
 _CJK_START = re.compile(f"[{CJK}“”‘’…—]")
 _ITEM = re.compile(
@@ -30,11 +31,12 @@ _HYPHENATED = re.compile(r"[^\W\d_]-$")
 
 
 def clean_text(text: str) -> str:
-    """`text` with "\\n" line ends, without surrogates, control characters other than newline and tab, and invisible
-    characters that change how it is shown. The result always encodes."""
+    """`text` in NFC with "\\n" line ends, without surrogates, control characters other than newline and tab, and
+    invisible characters that change how it is shown. The result always encodes."""
     text = _SOFT_HYPHEN_AT_END.sub("", _LINE_ENDS.sub("\n", text))
     text = _UNWANTED.sub("", text)
-    return _LOOKALIKES.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    text = _LOOKALIKES.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    return unicodedata.normalize("NFC", text)
 
 
 def is_readable(text: str) -> bool:
@@ -52,25 +54,67 @@ def join_lines(lines: Sequence[str]) -> str:
     """
     width = _width(lines)
     done: list[str] = []
-    current = last = ""
-    for raw in lines:
-        line = raw.strip()
-        if not current:
-            current = line
-        elif line and _goes_on(last, line, width):
-            current = _join(current, line)
-        else:
+    current: list[str] = []
+    for line in map(str.strip, lines):
+        if line and current and _goes_on(current[-1], line, width):
+            current.append(line)
+            continue
+        if current:
             # Between single lines, as of a table or an address, there was no blank line: there is none now.
-            single = line and current == last and (_ITEM.match(line) or not _SENTENCE_END.search(last))
-            done += [current, "\n" if single else "\n\n"]
-            current = line
-        last = line
-    return "".join([*done, current]).strip()
+            single = line and len(current) == 1 and (_ITEM.match(line) or not _SENTENCE_END.search(current[0]))
+            done += [join_soft(current), "\n" if single else "\n\n"]
+        current = [line] if line else []
+    return "".join([*done, join_soft(current)]).strip()
+
+
+def join_wrapped(text: str) -> str:
+    """`text` with the paragraphs joined that a program or a typist has broken at a width; all else as it is.
+
+    A break counts as made for the width where the next word would not have fitted. A block between blank lines is
+    joined only when that holds for all of its breaks: so code, addresses, poems and tables keep their lines.
+    """
+    blocks = [list(block) for filled, block in groupby(text.split("\n"), lambda line: bool(line.strip())) if filled]
+    lengths = sorted(_columns(line.strip()) for block in blocks for line in block[:-1])
+    width = lengths[int(0.9 * (len(lengths) - 1))] if lengths else 0
+    if not 40 <= width <= 120:
+        return text.strip()
+    return "\n\n".join(_unwrap(block, width) for block in blocks)
+
+
+def _unwrap(block: list[str], width: int) -> str:
+    items: list[list[str]] = []
+    for line in block:
+        if items and not _ITEM.match(line.strip()):
+            items[-1].append(line)
+        else:
+            items.append([line])
+    breaks = [pair for item in items for pair in pairwise(item)]
+    if not all(_is_full(line.strip(), following.strip(), width) for line, following in breaks):
+        return "\n".join(line.rstrip() for line in block)
+    return "\n".join(join_soft(item) for item in items)
+
+
+def _is_full(line: str, following: str, width: int) -> bool:
+    """Whether `following` begins with what would have made `line` longer than `width`."""
+    if _HYPHENATED.search(line[-2:]):
+        return True
+    word = following[:2] if _CJK_START.match(following) else following.split(" ", 1)[0]
+    return _columns(line) + 1 + _columns(word) >= width
 
 
 def join_soft(lines: Sequence[str]) -> str:
     """One paragraph from lines that are known to belong together; Chinese lines are joined without a space."""
-    return reduce(_join, (line.strip() for line in lines if line.strip()), "")
+    parts: list[str] = []
+    for line in filter(None, map(str.strip, lines)):
+        if not parts:
+            parts.append(line)
+        elif _HYPHENATED.search(parts[-1][-2:]) and line[0].islower():
+            parts[-1:] = [parts[-1][:-1], line]
+        elif _CJK_END.search(parts[-1][-1:]) and _CJK_START.match(line):
+            parts.append(line)
+        else:
+            parts += [" ", line]
+    return "".join(parts)
 
 
 def _width(lines: Sequence[str]) -> int:
@@ -83,26 +127,16 @@ def _width(lines: Sequence[str]) -> int:
 
 
 def _columns(line: str) -> int:
-    return len(line) + len(re.findall(f"[{CJK}]", line))
+    return len(line) if line.isascii() else len(line) + len(_CJK.findall(line))
 
 
 def _goes_on(line: str, start: str, width: int) -> bool:
     """Whether the line `start` is the rest of the paragraph of `line`."""
     if not width or _ITEM.match(start):
         return False
-    if _HYPHENATED.search(line) and start[0].islower():
+    if _HYPHENATED.search(line[-2:]) and start[0].islower():
         return True
     if _columns(line) < 0.5 * width:
         return False
     full = _columns(line) >= 0.85 * width
-    return full or (not _SENTENCE_END.search(line) and (start[0].islower() or bool(_CJK_START.match(start))))
-
-
-def _join(line: str, following: str) -> str:
-    if not line:
-        return following
-    if _HYPHENATED.search(line) and following[0].islower():
-        return line[:-1] + following
-    if _CJK_END.search(line) and _CJK_START.match(following):
-        return line + following
-    return f"{line} {following}"
+    return full or (not _SENTENCE_END.search(line[-8:]) and (start[0].islower() or bool(_CJK_START.match(start))))

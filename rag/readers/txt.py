@@ -6,10 +6,10 @@ from pathlib import Path
 
 from rag.readers import Limits, Progress, Reading, Section
 from rag.readers.decoding import read_text
-from rag.text import join_lines
+from rag.text import join_wrapped
 
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     """Raises UnreadableFile: damaged (no encoding fits), too_large."""
     text = read_text(path, limits)
-    return Reading([Section(join_lines(text.split("\n")))])
+    return Reading([Section(join_wrapped(text))])

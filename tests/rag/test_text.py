@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import textwrap
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,7 +17,7 @@ from hypothesis import strategies as st
 from rag.errors import UnreadableFile
 from rag.readers import Limits
 from rag.readers.decoding import decode, read_text
-from rag.text import clean_text, is_readable, join_lines, join_soft
+from rag.text import clean_text, is_readable, join_lines, join_soft, join_wrapped
 
 SIMPLIFIED = "这个项目的运行需要特定的数据目录和配置文件。执行下列命令，可以生成默认的配置，您可以随时修改它们。\n" * 3
 TRADITIONAL = "這個專案的執行需要特定的資料目錄和設定檔。執行下列命令，可以產生預設的設定，您可以隨時修改它們。\n" * 3
@@ -48,6 +51,7 @@ def test_cleaning_twice_changes_nothing(text: str) -> None:
         ("hid\U000e0041den", "hidden"),
         ("co\u00adop\u00ad\n  erate", "cooperate"),
         ("\ufb01le ⽤⽇", "file 用日"),
+        ("u\u0308ber cafe\u0301 Ａ１ ①", "über café Ａ１ ①"),
         ("面朝大海 — “春暖花开” 👩‍🚀", "面朝大海 — “春暖花开” 👩‍🚀"),
     ],
 )
@@ -175,6 +179,55 @@ def test_lines_too_long_to_be_broken_by_hand_are_paragraphs() -> None:
 def test_soft_breaks_are_joined_whatever_their_width() -> None:
     assert join_soft(["a", "b ", "", "中", "文"]) == "a b 中文"
     assert join_soft([]) == ""
+
+
+@pytest.mark.parametrize("width", [60, 72, 80])
+def test_text_wrapped_at_a_width_is_unwrapped(width: int) -> None:
+    prose = "The lighthouse at Cape Arlen was built in 1871 from grey granite, by masons from the valley. " * 3
+    paragraphs = [prose.strip(), "Nobody has lived there since the lamp was electrified. " + prose.strip()]
+    wrapped = "\n\n".join(textwrap.fill(paragraph, width) for paragraph in paragraphs)
+    assert join_wrapped(wrapped) == "\n\n".join(paragraphs)
+
+
+def test_chinese_wrapped_at_a_width_is_unwrapped_without_spaces() -> None:
+    prose = "星河公司成立于二〇〇三年，总部设在杭州。公司的主要产品是温度传感器，也生产压力传感器。" * 3
+    wrapped = "\n".join(prose[start : start + 35] for start in range(0, len(prose), 35))
+    assert join_wrapped(wrapped) == prose
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "# comment on what comes\nmake run\nmake test  # takes a while, go and have a coffee until it is done\n```",
+        "Mara Venn\nLighthouse Road 1\nCape Arlen",
+        "2026-11-01 12:00 started and it took rather long to come up\n12:01 stopped\n12:02 started once more",
+        "id,name,town\n1,Mara Venn who keeps the lighthouse at the cape,Arlen\n2,Per,Bergen",
+        "    indented()\n    code()",
+    ],
+    ids=["code", "address", "log", "csv", "indented"],
+)
+def test_lines_that_were_not_broken_at_a_width_are_kept(text: str) -> None:
+    assert join_wrapped(text).split("\n") == [line.rstrip() for line in text.strip().split("\n")]
+
+
+@pytest.mark.parametrize("join", [join_wrapped, lambda text: join_lines(text.split("\n"))])
+@pytest.mark.parametrize("text", ["word " * 15 + "\n", "\n \t", "a\n"], ids=["wrapped", "blank", "short"])
+def test_joining_takes_time_in_proportion_to_the_text(join: Callable[[str], str], text: str) -> None:
+    def seconds(lines: int) -> float:
+        started = time.process_time()
+        join(text * lines)
+        return time.process_time() - started
+
+    assert seconds(40_000) < 40 * max(seconds(4_000), 0.01)
+
+
+@given(st.lists(st.text(max_size=80), max_size=12))
+def test_unwrapping_loses_nothing_but_white_space_and_hyphens(lines: list[str]) -> None:
+    def letters(text: str) -> str:
+        return "".join(text.replace("-", "").split())
+
+    text = "\n".join(lines)
+    assert letters(join_wrapped(text)) == letters(text)
 
 
 @given(st.lists(st.text(max_size=80), max_size=12))
