@@ -97,13 +97,12 @@ def _rename(second: bool, name: str, tensor: torch.Tensor) -> Tensors:
 
 
 def _normalised(tensor: torch.Tensor) -> torch.Tensor:
-    """Each row at length one, as the original does on its first use; computed in float32."""
+    """Each row at length one, as the original does on its first use; kept in float32."""
     import torch
 
-    result = torch.empty_like(tensor)
+    result = torch.empty(tensor.shape, dtype=torch.float32)
     for start in range(0, tensor.shape[0], _ROWS):
-        rows = tensor[start : start + _ROWS].float()
-        result[start : start + _ROWS] = torch.nn.functional.normalize(rows, dim=1).to(tensor.dtype)
+        result[start : start + _ROWS] = torch.nn.functional.normalize(tensor[start : start + _ROWS].float(), dim=1)
     return result
 
 

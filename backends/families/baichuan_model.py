@@ -1,4 +1,4 @@
-"""The class for Baichuan-13B and Baichuan2-13B on transformers: a Llama that knows positions by ALiBi, not by rotation."""
+"""Baichuan-13B and Baichuan2-13B on transformers: a Llama that knows positions by ALiBi, not by rotation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 
-class BaichuanAlibiConfig(LlamaConfig):
+class BaichuanAlibiConfig(LlamaConfig):  # type: ignore[misc]
     """The keys of Llama under a type of its own, so that no engine takes it for a Llama with rotary positions."""
 
     model_type = "baichuan_alibi"
@@ -27,7 +27,7 @@ def alibi_slopes(heads: int) -> list[float]:
     return of_power(lower) + of_power(2 * lower)[0::2][: heads - lower]
 
 
-class _NoRotation(torch.nn.Module):
+class _NoRotation(torch.nn.Module):  # type: ignore[misc]
     """Stands where Llama asks for its rotation: turning by no angle leaves queries and keys as they are."""
 
     def forward(self, states: torch.Tensor, position_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -32,7 +32,7 @@ def prepared(checkpoint: Checkpoint, cache: Path, report: Report) -> Path:
 
 
 def converted_into(checkpoint: Checkpoint, target: Path, key: str, report: Report) -> Path:
-    """Make `target` the conversion with this key, unless it is already. Raises Conflict when something else is there."""
+    """Make `target` the conversion with this key, unless it is that. Raises Conflict when something else is there."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with _alone(target, report):

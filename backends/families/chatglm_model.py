@@ -1,4 +1,4 @@
-"""The class for ChatGLM-6B on transformers: a prompt that sees itself in both directions, and positions in two numbers."""
+"""ChatGLM-6B on transformers: a prompt that sees itself in both directions, and positions in two numbers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ChatGLMv1Config(PretrainedConfig):  # type: ignore[misc]
     model_type = "chatglm_v1"
 
 
-class _Attention(nn.Module):
+class _Attention(nn.Module):  # type: ignore[misc]
     def __init__(self, config: ChatGLMv1Config, layer: int) -> None:
         super().__init__()
         self.heads, self.layer = config.num_attention_heads, layer
@@ -49,7 +49,7 @@ def _rotate(states: torch.Tensor, turn: torch.Tensor) -> torch.Tensor:
     return torch.cat(halves, dim=-1)
 
 
-class _FeedForward(nn.Module):
+class _FeedForward(nn.Module):  # type: ignore[misc]
     def __init__(self, config: ChatGLMv1Config) -> None:
         super().__init__()
         self.dense_h_to_4h = nn.Linear(config.hidden_size, config.intermediate_size)
@@ -61,7 +61,7 @@ class _FeedForward(nn.Module):
         return result
 
 
-class _Layer(nn.Module):
+class _Layer(nn.Module):  # type: ignore[misc]
     def __init__(self, config: ChatGLMv1Config, layer: int) -> None:
         super().__init__()
         self.input_layernorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -77,7 +77,7 @@ class _Layer(nn.Module):
         return result
 
 
-class _Transformer(nn.Module):
+class _Transformer(nn.Module):  # type: ignore[misc]
     def __init__(self, config: ChatGLMv1Config) -> None:
         super().__init__()
         self.word_embeddings = nn.Embedding(config.vocab_size, config.hidden_size)

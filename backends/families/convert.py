@@ -62,10 +62,8 @@ def convert(checkpoint: Checkpoint, folder: Path, mark: dict[str, Any], report: 
             placed |= {name: target for name, _ in tensors}
             del tensors
     if len(kept) > 1:
-        _write_json(
-            folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed}
-        )
-    dtype = str(next(iter(found.values()))[1]).removeprefix("torch.")
+        _write_json(folder / "model.safetensors.index.json", {"metadata": {"total_size": total}, "weight_map": placed})
+    dtype = str(found[next(name for name in found if "embed" in name)][1]).removeprefix("torch.")
     _write_words(checkpoint, plan, dtype, folder)
     _write_json(folder / MARK, mark | {"kind": checkpoint.kind, "context_length": checkpoint.context_length})
 

@@ -76,9 +76,7 @@ def from_pieces(
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     if model.model_type != sources.BPE or model.remove_extra_whitespaces:
-        raise ModelUnusable(
-            "The sentencepiece file is not of the kind this family uses: download the model again."
-        )
+        raise ModelUnusable("The sentencepiece file is not of the kind this family uses: download the model again.")
     vocabulary = {piece: index for index, (piece, _, _) in enumerate(model.pieces)}
     unknown = next((piece for piece, _, kind in model.pieces if kind == sources.UNKNOWN), None)
     symbols = [piece for piece, _, kind in model.pieces if kind == sources.USER_DEFINED]

@@ -11,7 +11,7 @@ from backends.families.words import Encoder, Messages, Recognised, in_pairs, spl
 
 
 def recognise(folder: Path, config: Mapping[str, Any], wanted: str) -> Recognised:
-    """Llama 2 when the folder has its prompt format, or none and a sentencepiece vocabulary; else Llama 3 and others."""
+    """Llama 2 when the folder has its prompt format, or none and a sentencepiece vocabulary; else another."""
     kind = wanted or ("llama2" if _prompts_as_llama2(folder) else "llama3" if _is_llama3(folder) else "llama")
     return Recognised(kind, True, config.get("max_position_embeddings"))
 

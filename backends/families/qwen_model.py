@@ -13,9 +13,13 @@ import torch
 from transformers import DynamicCache, Qwen2ForCausalLM
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_outputs import BaseModelOutputWithPast
-from transformers.models.qwen2.modeling_qwen2 import Qwen2Attention, Qwen2Model, apply_rotary_pos_emb
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
-from transformers.models.qwen2.modeling_qwen2 import eager_attention_forward
+from transformers.models.qwen2.modeling_qwen2 import (
+    Qwen2Attention,
+    Qwen2Model,
+    apply_rotary_pos_emb,
+    eager_attention_forward,
+)
 
 
 class _Attention(Qwen2Attention):  # type: ignore[misc]
@@ -125,7 +129,7 @@ def _alpha(length: int, limit: int) -> float:
 
 
 class Qwen1ForCausalLM(Qwen2ForCausalLM):  # type: ignore[misc]
-    """Weights and prompt up to `seq_length` as Qwen2ForCausalLM; the config's `qwen1_beyond_seq_length` says the rest."""
+    """As Qwen2ForCausalLM up to `seq_length`; the config's `qwen1_beyond_seq_length` says the rest."""
 
     _can_compile_fullgraph = False
 

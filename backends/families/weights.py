@@ -81,7 +81,7 @@ def _load_bin(path: Path) -> dict[str, torch.Tensor]:
             found = torch.load(path, map_location="cpu", weights_only=True)
     except MemoryError:
         raise
-    except Exception as error:  # noqa: BLE001 - torch answers damaged files with errors of any class
+    except Exception as error:
         if "nsupported global" in str(error) or "nsupported class" in str(error):
             raise ModelUnusable(
                 f"{path.name} in {path.parent.name} holds more than tensors and was not opened: "
