@@ -84,7 +84,7 @@ class Delta:
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a long job is: a stage such as "downloading", and `done` of `total` in that stage's unit (0 = unknown)."""
+    """How far a long job is: a stage such as "downloading", and `done` of `total` in its unit (0 = unknown)."""
 
     stage: str
     done: int = 0
