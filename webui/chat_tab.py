@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
-from backends.catalog import STARTER
 
+from backends.catalog import STARTER
 from webui.conversations import Conversations
 from webui.dialogue import Dialogue, build_dialogue
 from webui.markup import escape

@@ -71,7 +71,7 @@ def build_page(
     ]  # fmt: skip
     light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     demo.load(refresh, shown, following, **light)
-    demo.load(panel.free_memory, None, panel.memory, **light)
+    demo.load(panel.tell_memory, panel.path, panel.memory, **light)
     panel.timer.tick(refresh, shown, following, **light)
     chatting.load_starter.click(
         model_panel.starter_loader(models, texts), None, [panel.status, panel.timer], concurrency_id="models",

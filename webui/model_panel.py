@@ -6,13 +6,14 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from backends.catalog import CATALOG, STARTER, CatalogEntry
+from backends.catalog import CATALOG, STARTER
 from backends.errors import QuartetError
-from backends.hardware import memory_free
+from backends.hardware import memory_free, memory_needed
 from backends.models import ModelSpec
 from webui import markup
 from webui.notice import say, say_error
@@ -34,8 +35,9 @@ class ModelPanel:
     """The components that follow the state of the model: see `follow`."""
 
     status: gr.Markdown
+    path: gr.Textbox
     memory: gr.Markdown
-    free_memory: Callable[[], Awaitable[str]]
+    tell_memory: Callable[[str | None], Awaitable[str]]
     log: gr.Textbox
     load: gr.Button
     unload: gr.Button
@@ -90,28 +92,36 @@ def _line(kind: str, word: str, name: str, about: str) -> str:
     return f'<div class="q-state q-state-{kind}">{markup.escape(word)}</div>{name_html}{about_html}'
 
 
-def memory_line(entry: CatalogEntry | None, free: int, texts: Texts) -> str:
-    """What a model needs beside what is free; `free` in bytes."""
-    if entry is None:
+def memory_line(need: int | None, free: int, texts: Texts) -> str:
+    """What a model needs beside what is free, both in bytes; None is a need that is not known before the download."""
+    if need is None:
         return f'<div class="q-quiet">{markup.escape(texts.memory_free.format(free=free / GIB))}</div>'
-    fits = entry.memory_gib * GIB <= free
-    text = (texts.memory if fits else texts.memory_short).format(need=entry.memory_gib, free=free / GIB)
+    fits = need <= free
+    text = (texts.memory if fits else texts.memory_short).format(need=need / GIB, free=free / GIB)
     return f'<div class="{"q-quiet" if fits else "q-error"}">{markup.escape(text)}</div>'
 
 
-def _entry(hub_id: str) -> CatalogEntry | None:
-    return next((entry for entry in CATALOG if entry.hub_id == hub_id), None)
+def need_of(model_path: str) -> int | None:
+    """Bytes that a model of the menu or a folder of this machine needs; None for anything else. Reads files."""
+    for entry in CATALOG:
+        if entry.hub_id == model_path:
+            return int(entry.memory_gib * GIB)
+    try:
+        folder = Path(model_path).expanduser()
+        return memory_needed(folder).total if model_path and folder.is_dir() else None
+    except (QuartetError, OSError, ValueError):
+        return None  # loading it says what is wrong
 
 
 def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     """The panel and its own events; whoever builds the page wires the timer to `follow`."""
     status = gr.Markdown(status_card(models.status, texts), elem_id="model-status")
     menu = gr.Dropdown(
-        [(f"{entry.label} · {entry.memory_gib:.0f} GiB", entry.hub_id) for entry in CATALOG], value=None,
+        [(f"{entry.label} · {entry.memory_gib:.0f} GiB", entry.hub_id) for entry in CATALOG], value=STARTER.hub_id,
         label=texts.menu, elem_id="model-menu",
     )  # fmt: skip
     path = gr.Textbox(
-        label=texts.model_path, placeholder=texts.model_path_placeholder, max_lines=1, max_length=4_096,
+        STARTER.hub_id, label=texts.model_path, placeholder=texts.model_path_placeholder, max_lines=1, max_length=4_096,
         elem_id="model-path",
     )  # fmt: skip
     memory = gr.Markdown(elem_id="model-memory")
@@ -127,12 +137,12 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
                                 placeholder=texts.no_log, elem_classes="q-log")  # fmt: skip
     timer = gr.Timer(QUIET_SECONDS)
 
-    async def free_memory() -> str:
-        return memory_line(None, await asyncio.to_thread(memory_free), texts)
+    async def tell_memory(model_path: str | None) -> str:
+        need = await asyncio.to_thread(need_of, (model_path or "").strip())
+        return memory_line(need, await asyncio.to_thread(memory_free), texts)
 
-    async def choose(hub_id: str | None) -> tuple[Any, str]:
-        free = await asyncio.to_thread(memory_free)
-        return hub_id or gr.skip(), memory_line(_entry(hub_id or ""), free, texts)
+    async def choose(hub_id: str | None) -> tuple[Any, Any]:
+        return (hub_id, await tell_memory(hub_id)) if hub_id else (gr.skip(), gr.skip())
 
     async def start(model_path: str | None, model_type: str | None, backend_name: str | None) -> tuple[str, Any]:
         if not model_path or not model_path.strip():
@@ -148,11 +158,12 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
         return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
 
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    path.blur(tell_memory, path, memory, **quick)
     menu.input(choose, menu, [path, memory], **quick)
     load.click(start, [path, kind, backend], [status, timer], concurrency_id="models", concurrency_limit=4, **quick)
     path.submit(start, [path, kind, backend], [status, timer], concurrency_id="models", **quick)
     unload.click(stop, None, [status, timer], concurrency_id="models", **quick)
-    return ModelPanel(status, memory, free_memory, engine_log, load, unload, timer)
+    return ModelPanel(status, path, memory, tell_memory, engine_log, load, unload, timer)
 
 
 def _start(models: ModelManager, spec: ModelSpec, texts: Texts) -> tuple[str, Any]:

@@ -157,7 +157,7 @@ def test_the_page_can_be_used_while_files_are_vectorized(
     )
     window.tab("Chat")
     window.ask("chat", "Are you there?")
-    assert "No language model is loaded" in window.wait_for_answer("chat", timeout=5_000)
+    assert "No language model is loaded" in window.wait_for_answer("chat", timeout=30_000)
     window.tab("LangChain")
     rows = _wait_for_rows(window, 10)
     assert all(row.endswith("searchable") for row in rows.values())
