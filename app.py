@@ -40,7 +40,7 @@ Secrets belong into variables, where a process list does not show them: QUARTET_
 the key of --engine-url. QUARTET_VLLM_PYTHON names the Python of a virtual environment that has vLLM in it."""
 
 
-class CannotStart(Exception):  # noqa: N818  it is what main() reports
+class CannotStart(Exception):
     """Quartet cannot start; the message is one sentence for the operator."""
 
 

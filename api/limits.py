@@ -26,7 +26,7 @@ class Pace:
     linger: float = 5.0
 
 
-class _Refused(Exception):  # noqa: N818  never leaves this module
+class _Refused(Exception):
     """The body is over a limit."""
 
 

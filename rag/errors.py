@@ -10,7 +10,7 @@ Reason = Literal["encrypted", "damaged", "no_text", "unsupported", "unsafe", "to
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 
-class UnreadableFile(QuartetError):  # noqa: N818  named like the other errors of the tree
+class UnreadableFile(QuartetError):
     """The file is refused. The message is one sentence: the cause, then the remedy."""
 
     code = "unreadable_file"

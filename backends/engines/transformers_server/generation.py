@@ -8,7 +8,7 @@ from typing import Protocol
 from backends.engines.transformers_server.sampling import Sampling
 
 
-class GenerationFailed(Exception):  # noqa: N818 - says what happened
+class GenerationFailed(Exception):
     """A request could not be carried on with; the message is the library's reason."""
 
 
