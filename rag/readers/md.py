@@ -8,13 +8,15 @@ from pathlib import Path
 from rag.readers import Limits, Progress, Reading, Section
 from rag.readers.decoding import read_text
 from rag.readers.outline import Outline
+from rag.readers.table import table_lines
 from rag.text import join_soft
 
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
-_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))?(?:[ \t]+#+)?[ \t]*$")
+_ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*))?$")
 _SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*$")
-_ROW = re.compile(r"\s*\|(.*)\|\s*$")
-_RULE_OF_TABLE = re.compile(r"\s*\|?[\s:|-]*-[\s:|-]*\|?\s*$")
+_UNDER_HEADER = re.compile(r"\s*\|?\s*:?-+:?\s*(?:\|\s*:?-+:?\s*)*\|?\s*$")  # of a table
+_CELL_BORDER = re.compile(r"(?<!\\)\|")
+_FRONT_MATTER = re.compile(r"---\n((?:(?:[\w-]+:|[ \t]|-[ \t]|#).*\n|\n){1,100})(?:---|\.\.\.)[ \t]*(?:\n|$)")
 _OWN_LINE = re.compile(r"\s*(?:[-*+>]\s|\d{1,9}[.)]\s|<|\[[^\]]+\]:)|.*(?: {2}|\\)$")
 # A picture is its description; its address would only send a reader's browser elsewhere.
 _PICTURE = re.compile(r"!\[([^\]]*)\]\([^)\s]*(?:\s+\"[^\"]*\")?\)")
@@ -24,40 +26,70 @@ _LINK = re.compile(r"\[([^\]]+)\]\([^)]*\)")
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     """Raises UnreadableFile: damaged (no encoding fits), too_large."""
-    return Reading(_sections(read_text(path, limits).split("\n")))
+    return Reading(_sections(read_text(path, limits)))
 
 
-def _sections(lines: list[str]) -> list[Section]:
+def _sections(text: str) -> list[Section]:
     outline = Outline()
+    if front := _FRONT_MATTER.match(text):
+        outline.add(front[1].strip())
+        text = text[front.end() :]
+    lines = text.split("\n")
     prose: list[str] = []
     at = 0
     while at < len(lines):
-        line = lines[at]
-        if fence := _FENCE.match(line):
+        if fence := _FENCE.match(lines[at]):
             end = _end_of_code(lines, at, fence[1])
             outline.add(_paragraphs(prose))
             outline.add("\n".join(lines[at:end]))
-            prose, at = [], end
-        elif heading := _heading(line, lines[at + 1] if at + 1 < len(lines) else ""):
+        elif (end := _end_of_table(lines, at)) > at:
+            outline.add(_paragraphs(prose))
+            outline.add(table_lines([_cells(lines[at]), *map(_cells, lines[at + 2 : end])], has_header=True))
+        elif heading := _heading(prose[-1] if prose else "", *lines[at : at + 2]):
             level, title, length = heading
             outline.add(_paragraphs(prose))
             outline.heading(level, title)
-            prose, at = [], at + length
+            end = at + length
         else:
-            prose.append(line)
+            prose.append(lines[at])
             at += 1
+            continue
+        prose, at = [], end
     outline.add(_paragraphs(prose))
     return outline.sections()
 
 
-def _heading(line: str, following: str) -> tuple[int, str, int] | None:
+def _heading(before: str, line: str, following: str = "") -> tuple[int, str, int] | None:
     """(level, title, lines it takes) where a heading begins with `line`."""
     if atx := _ATX.match(line):
-        return len(atx[1]), _plain(atx[2] or ""), 1
+        title = (atx[2] or "").rstrip()
+        text = title.rstrip("#")
+        if not text or text[-1].isspace():  # signs at the end close the heading
+            title = text
+        return len(atx[1]), _plain(title), 1
+    if before.strip() or not line.strip() or _OWN_LINE.match(line) or _SETEXT.match(line):
+        return None  # under a paragraph of several lines, a rule is a rule
     underline = _SETEXT.match(following)
-    if underline and line.strip() and "|" not in line and not _OWN_LINE.match(line) and not _SETEXT.match(line):
-        return 1 if "=" in underline[1] else 2, _plain(line), 2
-    return None
+    return (1 if "=" in underline[1] else 2, _plain(line), 2) if underline else None
+
+
+def _end_of_table(lines: list[str], start: int) -> int:
+    """The index after the last row of the table that begins at `start`; `start` itself where none does."""
+    if "|" not in lines[start] or start + 1 == len(lines) or not _UNDER_HEADER.match(lines[start + 1]):
+        return start
+    if len(_cells(lines[start])) != len(_cells(lines[start + 1])):
+        return start
+    end = start + 2
+    while end < len(lines) and "|" in lines[end]:
+        end += 1
+    return end
+
+
+def _cells(line: str) -> list[str]:
+    line = _PICTURE.sub(r"\1", line).strip().removeprefix("|")
+    if line.endswith("|") and not line.endswith("\\|"):
+        line = line[:-1]
+    return [cell.strip().replace("\\|", "|") for cell in _CELL_BORDER.split(line)]
 
 
 def _end_of_code(lines: list[str], start: int, fence: str) -> int:
@@ -74,7 +106,7 @@ def _plain(title: str) -> str:
 
 
 def _paragraphs(lines: list[str]) -> str:
-    """Soft line breaks joined; lists, quotations, rows of tables, indented code and HTML keep their lines."""
+    """Soft line breaks joined; lists, quotations, indented code and HTML keep their lines."""
     done: list[str] = []
     soft: list[str] = []
 
@@ -85,11 +117,7 @@ def _paragraphs(lines: list[str]) -> str:
 
     for raw in lines:
         line = _PICTURE.sub(r"\1", raw)
-        if row := _ROW.match(line):
-            end_soft()
-            if not _RULE_OF_TABLE.match(line):
-                done.append(" | ".join(cell.strip() for cell in row[1].split("|")))
-        elif not line.strip():
+        if not line.strip():
             end_soft()
             done.append("")
         elif _OWN_LINE.match(line) or line.startswith(("    ", "\t")):

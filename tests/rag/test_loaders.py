@@ -164,7 +164,7 @@ def test_markdown_gives_sections_with_the_path_of_their_headings(read: Load) -> 
     sections = {part.metadata["heading"]: part.page_content for part in read("a.md", documents.MARKDOWN.encode())}
     assert list(sections) == ["Handbook", "Handbook > Holidays", "Handbook > Code", "附录"]
     assert sections["Handbook"] == "Handbook\n\nEverything that is good to know in the first week."
-    assert "Country | Days\nNorway | 28\nJapan | 20" in sections["Handbook > Holidays"]
+    assert "Country: Norway | Days: 28\nCountry: Japan | Days: 20" in sections["Handbook > Holidays"]
     assert '```python\n# not a heading\ndef greet():\n    return "hello"\n```' in sections["Handbook > Code"]
     assert sections["附录"].endswith("员工手册由人事部负责更新。")
 
@@ -179,6 +179,10 @@ def test_markdown_gives_sections_with_the_path_of_their_headings(read: Load) -> 
         ("```\n# never closed\n", [""]),
         ("#hashtag is text", [""]),
         ("# A\n\n# A\n\ntext", ["A", "A"]),
+        ("# C# and F#\n\ntext", ["C# and F#"]),
+        ("a paragraph\nof two lines\n---\nand a rule", [""]),
+        ("---\ntitle: A\ndate: 2026-11-23\n---\n# B\n\ntext", ["", "B"]),
+        ("a | b\n--|--\n1 | 2", [""]),
     ],
 )
 def test_what_is_a_heading_of_markdown(read: Load, markdown: str, headings: list[str]) -> None:

@@ -64,6 +64,24 @@ def test_docx_in_bold_all_over_has_no_header(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("markdown", "text"),
+    [
+        ("| a | b |\n|---|:-:|\n| 1 | 2 |\n| 3 | |", "a: 1 | b: 2\na: 3"),
+        ("a | b\n--- | ---\n1 | 2\n\nafter", "a: 1 | b: 2\n\nafter"),
+        ("before\n\n| a \\| b |\n|---|\n| x \\| y |", "before\n\na | b: x | y"),
+        ("| no | table |", "| no | table |"),
+        ("| no | table |\n|---|\n", "| no | table | |---|"),
+    ],
+    ids=["outer borders", "no outer borders", "escaped", "no rule", "rule of another width"],
+)
+def test_tables_of_markdown(tmp_path: Path, markdown: str, text: str) -> None:
+    file = tmp_path / "file"
+    file.write_text(markdown)
+    (part,) = load(file, "a.md")
+    assert part.page_content == text
+
+
+@pytest.mark.parametrize(
     ("rows", "text"),
     [
         ([["Country", "Days"]], "Country | Days"),
