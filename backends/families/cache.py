@@ -94,7 +94,8 @@ def _alone(target: Path, report: Report) -> Iterator[None]:
 def content_key(checkpoint: Checkpoint) -> str:
     """A fingerprint of what is converted, and how: the small files whole, of large ones the length and many samples."""
     digest = hashlib.sha256(f"{FORMAT} {checkpoint.kind}".encode())
-    names = ("*.json", "*.model", "*.tiktoken", "*.safetensors", "*.bin")
+    words = ("config.json", "generation_config.json", "tokenizer_config.json", "*.model", "*.tiktoken")
+    names = (*words, "*.index.json", "*.safetensors", "*.bin")
     paths = sorted({path for name in names for path in checkpoint.folder.glob(name) if path.is_file()})
     for path in paths:
         size = path.stat().st_size

@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_is_refused_by_name(damage: Callable[[Path], None],
     assert str(tmp_path) not in message
     assert "\n" not in message
     assert not [path for path in cache.glob("*") if not path.name.endswith(".lock")]
-    assert not [path for path in cache.glob(".*part*")]
+    assert not list(cache.glob(".*part*"))
 
 
 def test_a_first_release_of_chatglm_is_refused(tmp_path: Path) -> None:
