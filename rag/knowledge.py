@@ -6,17 +6,19 @@ Owns the data folder: the database, the bytes of the files under random ids, and
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
-from backends.errors import Busy, Conflict, InvalidRequest, StorageFull, TooLarge
+from backends.errors import Busy, Conflict, InvalidRequest, QuartetError, StorageFull, TooLarge
 from rag.names import base_name, file_label
 from rag.ranking import THRESHOLD
 from rag.types import FileRecord, Hit, KnowledgeBase
@@ -66,10 +68,13 @@ class KnowledgeService:
         self._parts: _Parts | None = None
 
     async def start(self) -> None:
-        """Opens the data folder and resumes unfinished files; loads no model. Raises Conflict when another process
+        """Opens the data folder and resumes unfinished files; waits for no model. Raises Conflict when another process
         has the folder, and QuartetError when its database is damaged."""
         self._parts = await asyncio.to_thread(self._open)
         self._parts.ingest.start()
+        if any(base.passages for base in await self.list()):
+            # There is something to ask for: the model loads meanwhile, so that the first question need not wait for it.
+            threading.Thread(target=_warm_up, args=(self._parts.embeddings,), daemon=True).start()
 
     async def close(self) -> None:
         """Unfinished files are resumed by the next start."""
@@ -243,6 +248,11 @@ class _Parts:
     embeddings: PassageEmbeddings
     ingest: Ingest
     retriever: Retriever
+
+
+def _warm_up(embeddings: PassageEmbeddings) -> None:
+    with contextlib.suppress(QuartetError):  # told to the one who searches or uploads
+        _ = embeddings.description
 
 
 def _lock_folder(folder: Path) -> IO[bytes]:
