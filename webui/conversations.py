@@ -6,6 +6,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from rag.types import Source
+from webui.stream import split_thought
 
 MAX_TURNS = 200
 MAX_CHARACTERS = 1_000_000
@@ -36,8 +37,9 @@ class Conversation:
 
     @property
     def history(self) -> tuple[tuple[str, str], ...]:
-        """Question and answer of every finished turn that has an answer."""
-        return tuple((t.question, t.answer) for t in self.turns if t is not self.running and t.answer)
+        """Question and answer of every finished turn that has an answer; thoughts are not told to the model again."""
+        pairs = ((t.question, split_thought(t.answer)[1]) for t in self.turns if t is not self.running)
+        return tuple((question, answer) for question, answer in pairs if answer)
 
     def begin(self, question: str) -> Turn:
         """Add a turn and make it the running one; the oldest turns go when there are too many or too much text."""

@@ -15,7 +15,7 @@ from rag.types import ChatRequest
 from webui import markup, sampling
 from webui.conversations import Conversation, Conversations, Turn
 from webui.notice import say, say_error
-from webui.stream import harmless, paced
+from webui.stream import harmless, paced, split_thought
 from webui.texts import Texts
 
 if TYPE_CHECKING:
@@ -41,7 +41,12 @@ def messages(conversation: Conversation, texts: Texts) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for turn in conversation.turns:
         shown.append({"role": "user", "content": harmless(turn.question)})
-        parts = [harmless(turn.answer)] if turn.answer else []
+        thought, answer = split_thought(turn.answer)
+        if thought:
+            status = "done" if answer or turn.finish_reason else "pending"  # open while it is being thought
+            title = {"title": texts.thought, "status": status}
+            shown.append({"role": "assistant", "content": harmless(thought), "metadata": title})
+        parts = [harmless(answer)] if answer else []
         if turn.sources is not None and (turn.finish_reason or turn.answer):
             parts.append(markup.sources(turn.sources, texts))
         if note := _note(turn, texts):
@@ -115,7 +120,9 @@ def build_dialogue(
     def of(request: gr.Request) -> Conversation:
         return conversations.get(conversation_key(request, name))
 
-    async def stream(prompt: str, request: gr.Request, base: str, values: tuple[Any, ...]) -> AsyncGenerator[Any, None]:
+    async def stream(
+        prompt: str, request: gr.Request, base: str, values: tuple[Any, ...], instead: bool = False
+    ) -> AsyncGenerator[Any, None]:
         conversation = of(request)
         if conversation.running is not None:
             say(texts.busy_here, texts)
@@ -131,6 +138,8 @@ def build_dialogue(
             say_error(error, texts)
             yield gr.skip(), gr.skip()
             return
+        if instead:  # of the last turn; only now, so that a wrong parameter does not cost it
+            conversation.turns.pop()
         asked = ChatRequest(
             prompt=prompt, history=conversation.history, system_prompt=values[0] or "", params=params,
             knowledge_base=base,
@@ -166,8 +175,8 @@ def build_dialogue(
         if conversation.running is not None or not conversation.turns:
             yield gr.skip(), gr.skip()
             return
-        prompt = conversation.turns.pop().question
-        async with aclosing(stream(prompt, request, base, values)) as updates:
+        prompt = conversation.turns[-1].question
+        async with aclosing(stream(prompt, request, base, values, instead=True)) as updates:
             async for update in updates:
                 yield update
 

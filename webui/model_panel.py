@@ -144,6 +144,10 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     async def choose(hub_id: str | None) -> tuple[Any, Any]:
         return (hub_id, await tell_memory(hub_id)) if hub_id else (gr.skip(), gr.skip())
 
+    async def typed(model_path: str | None) -> tuple[Any, str]:
+        chosen = next((entry.hub_id for entry in CATALOG if entry.hub_id == model_path), None)
+        return gr.update(value=chosen), await tell_memory(model_path)
+
     async def start(model_path: str | None, model_type: str | None, backend_name: str | None) -> tuple[str, Any]:
         if not model_path or not model_path.strip():
             say(texts.no_path, texts)
@@ -158,7 +162,7 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
         return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
 
     quick: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    path.blur(tell_memory, path, memory, **quick)
+    path.blur(typed, path, [menu, memory], **quick)
     menu.input(choose, menu, [path, memory], **quick)
     load.click(start, [path, kind, backend], [status, timer], concurrency_id="models", concurrency_limit=4, **quick)
     path.submit(start, [path, kind, backend], [status, timer], concurrency_id="models", **quick)

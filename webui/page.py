@@ -21,7 +21,7 @@ class PageSettings:
     """`data_dir` holds the page's upload folder; `max_file_size` is per uploaded file, in bytes."""
 
     data_dir: Path
-    max_file_size: int = 100 * 1024 * 1024
+    max_file_size: int = 200 * 1024 * 1024
 
     @property
     def upload_folder(self) -> Path:

@@ -37,6 +37,7 @@ class Texts:
     stop = Both("Stop", "停止")
     retry = Both("Retry", "重试")
     clear = Both("Clear", "清空")
+    thought = Both("Thoughts", "思考过程")
     stopped = Both("Stopped.", "已停止。")
     cut = Both(
         "The answer reached the limit of new tokens. Raise “Max new tokens” for a longer one.",

@@ -108,3 +108,18 @@ def test_messages_hold_question_answer_sources_and_note() -> None:
     assert "The &#60;b&#62; tag" in sources["content"]
     assert "limit of new tokens" in note["content"]
     assert "最大新词元数" in messages(conversation, CHINESE)[-1]["content"]
+
+
+def test_a_thought_is_folded_and_not_told_to_the_model_again() -> None:
+    conversation = Conversation()
+    turn = conversation.begin("Six times seven?")
+    turn.answer = "<think>Hm, <b>"
+    assert messages(conversation, ENGLISH)[1:] == [
+        {"role": "assistant", "content": "Hm, &lt;b>", "metadata": {"title": "Thoughts", "status": "pending"}}
+    ]
+    turn.answer += "</think>Forty-two."
+    conversation.end(turn, "stop")
+    thought, answer = messages(conversation, ENGLISH)[1:]
+    assert thought["metadata"]["status"] == "done"
+    assert answer["content"] == "Forty-two."
+    assert conversation.history == (("Six times seven?", "Forty-two."),)
