@@ -1,4 +1,4 @@
-"""Reads PDF with pypdf: one section for each page. Pages that fail are left out and counted; no OCR."""
+"""Reads PDF with pypdf: one section for each page. Pages that fail or are pictures are counted in a note; no OCR."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import re
 from collections import Counter
 from pathlib import Path
 
-from pypdf import PasswordType, PdfReader, overwrite_configuration
+from pypdf import PageObject, PasswordType, PdfReader, overwrite_configuration
 from pypdf.errors import FileNotDecryptedError
+from pypdf.generic import DictionaryObject
 
 from rag.errors import UnreadableFile
 from rag.readers import Limits, Progress, Reading, Section
@@ -27,10 +28,12 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     reader = _open(path, limits)
     total = _count_pages(reader, limits)
     pages: list[list[str]] = []
-    failed = 0
+    failed = pictures = 0
     for number in range(total):
         try:
-            text = clean_text(reader.pages[number].extract_text())
+            page = reader.pages[number]
+            text = clean_text(page.extract_text())
+            pictures += not text.strip() and _has_picture(page)
         except MemoryError:
             raise
         except FileNotDecryptedError:
@@ -48,8 +51,16 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
             "damaged", "None of the pages of this PDF could be read: open it in a PDF viewer and save it anew."
         )
     sections = [Section(join_lines(lines), page) for page, lines in enumerate(without_running_lines(pages), start=1)]
-    note = f"{total - failed} of {total} pages read" if failed else ""
+    note = f"{total - failed - pictures} of {total} pages read" if failed or pictures else ""
+    if pictures:
+        note += f"; {pictures} without text, only pictures"
     return Reading([section for section in sections if section.text], note)
+
+
+def _has_picture(page: PageObject) -> bool:
+    resources = page.get("/Resources", DictionaryObject()).get_object()
+    objects = resources.get("/XObject", DictionaryObject()).get_object()
+    return any(entry.get_object().get("/Subtype") == "/Image" for entry in objects.values())
 
 
 def _open(path: Path, limits: Limits) -> PdfReader:

@@ -13,6 +13,7 @@ from typing import Any
 import documents
 import pytest
 from langchain_core.documents import Document
+from pypdf import PdfWriter
 from shared_data import SHARED, requires_shared
 
 from rag.errors import UnreadableFile
@@ -121,6 +122,17 @@ def test_pages_that_fail_are_left_out_and_counted(read: Load) -> None:
     pages = read("damaged.pdf", broken)
     assert [page.metadata["page"] for page in pages] == [1, 3, 4]
     assert pages[0].metadata["note"] == "3 of 4 pages read"
+
+
+def test_pages_that_are_pictures_are_counted_and_blank_ones_are_not(read: Load) -> None:
+    writer = PdfWriter()
+    for part in (documents.english_pdf(), documents.picture_pdf()):
+        writer.append(io.BytesIO(part))
+    writer.add_blank_page(200, 200)
+    buffer = io.BytesIO()
+    writer.write(buffer)
+    pages = read("partly-scanned.pdf", buffer.getvalue())
+    assert {page.metadata["note"] for page in pages} == {"4 of 6 pages read; 2 without text, only pictures"}
 
 
 def test_a_pdf_without_a_password_to_open_it_is_read(read: Load) -> None:
