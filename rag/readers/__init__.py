@@ -21,7 +21,8 @@ class Limits:
     pdf_stream: int = 20_000_000  # of one stream, inflated
 
     docx_members: int = 2_000
-    docx_inflated: int = 100_000_000  # all members together
+    docx_xml: int = 100_000_000  # all XML parts together, inflated
+    docx_inflated: int = 400_000_000  # all members together; photographs are large and cost little
     docx_ratio: int = 200  # inflated to packed, for each XML part
     docx_elements: int = 200_000  # paragraphs and table cells
 

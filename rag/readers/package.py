@@ -47,8 +47,10 @@ def _check_members(members: list[zipfile.ZipInfo], limits: Limits) -> None:
         raise UnreadableFile("encrypted", "This document needs a password: save it without one and upload it again.")
     # The size in the directory can be believed: zipfile reads no more than it, and checks the sum over what it read.
     inflated = sum(member.file_size for member in members)
-    if inflated > limits.docx_inflated:
-        raise _unsafe(f"unpacks to {inflated // 1_000_000} MB, and {limits.docx_inflated // 1_000_000} MB are allowed")
+    xml = sum(member.file_size for member in members if _is_called_xml(member))
+    for size, bound, what in ((inflated, limits.docx_inflated, ""), (xml, limits.docx_xml, " of text")):
+        if size > bound:
+            raise _unsafe(f"unpacks to {size // 1_000_000} MB{what}, and {bound // 1_000_000} MB are allowed")
     for member in members:
         if _is_called_xml(member) and member.file_size > limits.docx_ratio * max(1, member.compress_size):
             raise _unsafe("is packed tighter than any text is")

@@ -286,7 +286,8 @@ def test_docx_with_too_many_paragraphs_is_refused_before_it_is_built(read: Load)
 
 
 @pytest.mark.parametrize(
-    "limits", [{"docx_members": 5}, {"docx_inflated": 10_000}, {"docx_ratio": 1}, {"docx_elements": 5}]
+    "limits",
+    [{"docx_members": 5}, {"docx_inflated": 10_000}, {"docx_xml": 10_000}, {"docx_ratio": 1}, {"docx_elements": 5}],
 )
 def test_each_limit_of_docx_is_kept(read: Load, limits: dict[str, int]) -> None:
     assert refusal(read, "a.docx", documents.docx(), **limits).reason == "unsafe"
@@ -297,6 +298,11 @@ def test_a_small_docx_that_inflates_far_is_refused(read: Load) -> None:
     assert len(content) < 2_000_000
     error = refusal(read, "a.docx", content)
     assert (error.reason, "100 MB" in error.message) == ("unsafe", True)
+
+
+def test_a_docx_with_many_photographs_is_read(read: Load) -> None:
+    content = documents.with_parts(documents.docx(), {"word/media/photo.jpeg": b"\xff\xd8" + bytes(120_000_000)})
+    assert len(read("a.docx", content)) == 3
 
 
 def test_docx_with_two_parts_of_one_name_is_refused(read: Load) -> None:
