@@ -36,9 +36,10 @@ _BLANKS = tuple((" " * count, f"<|blank_{count}|>") for count in range(80, 1, -1
 _ROUNDS = (
     "{{% set held = namespace(system='', round={first}) %}}{prefix}{{% for message in messages %}}"
     "{{% if message['role'] == 'system' %}}{{% set held.system = message['content'] + '\\n\\n' %}}"
-    "{{% elif message['role'] == 'user' %}}{{% if messages | length > {bare} or messages[0]['role'] == 'system' %}}"
+    "{{% elif message['role'] == 'user' %}}"
+    "{{% if messages | rejectattr('role', 'equalto', 'system') | list | length > {bare} %}}"
     "[Round {{{{ held.round }}}}]{gap}问：{{{{ held.system }}}}{{{{ message['content'] }}}}{gap}答："
-    "{{% else %}}{{{{ message['content'] }}}}{{% endif %}}"
+    "{{% else %}}{{{{ held.system }}}}{{{{ message['content'] }}}}{{% endif %}}"
     "{{% set held.system = '' %}}{{% set held.round = held.round + 1 %}}"
     "{{% else %}}{{{{ message['content'] }}}}{gap}{{% endif %}}{{% endfor %}}{suffix}"
 )

@@ -31,9 +31,9 @@ _SPECIAL = (_END, _IM_START, _IM_END, *(f"<|extra_{index}|>" for index in range(
 _DEFAULT_SYSTEM = "You are a helpful assistant."
 _TEMPLATE = (
     "{% if messages[0]['role'] != 'system' %}<|im_start|>system\nYou are a helpful assistant.<|im_end|>{% endif %}"
-    "{% for message in messages %}{% if not loop.first or message['role'] != 'system' %}\n{% endif %}"
+    "{% for message in messages %}{% if not loop.first or message['role'] != 'system' %}{{ '\\n' }}{% endif %}"
     "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>{% endfor %}"
-    "{% if add_generation_prompt %}\n<|im_start|>assistant\n{% endif %}"
+    "{% if add_generation_prompt %}{{ '\\n<|im_start|>assistant\\n' }}{% endif %}"
 )
 _RENAMED = {
     "ln_1.weight": "input_layernorm.weight",
