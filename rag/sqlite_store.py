@@ -6,22 +6,21 @@ Any number of readers, one writer at a time. The process may be killed at any mo
 from __future__ import annotations
 
 import datetime
-import logging
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, Row, create_engine, event, func, insert, select, text, update
+from sqlalchemy import Connection, Row, func, insert, select, update
 from sqlalchemy import delete as delete_from
-from sqlalchemy.exc import DatabaseError, IntegrityError
+from sqlalchemy.exc import IntegrityError
 
-from backends.errors import Conflict, NotFound, QuartetError, StorageFull
+from backends.errors import Conflict, NotFound
 from rag import fts
 from rag.index import VectorIndex
 from rag.ranking import Candidate, Candidates
+from rag.sqlite import Database
 from rag.store import (
     Job,
     NewFile,
@@ -36,8 +35,6 @@ from rag.store import (
 )
 from rag.types import FileRecord, KnowledgeBase
 
-_log = logging.getLogger(__name__)
-
 _CHUNK = 4096  # rows read or written at once
 
 
@@ -45,28 +42,12 @@ class SqliteStore:
     """A Store in the folder `folder`. Raises QuartetError when the database there is damaged."""
 
     def __init__(self, folder: Path) -> None:
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._engine = _open(folder / "quartet.db")
-        self._writing = threading.Lock()
+        self._db = Database(folder / "quartet.db", metadata)
         self._indexes: dict[int, VectorIndex] = {}
         self._indexing = threading.Lock()
-        try:
-            with self._write() as db:
-                metadata.create_all(db)
-            with self._read() as db:
-                problem = db.execute(text("PRAGMA quick_check(1)")).scalar()
-        except DatabaseError as error:
-            problem = str(error.orig)
-        if problem != "ok":
-            self.close()
-            _log.error("integrity check of %s: %s", folder / "quartet.db", problem)
-            raise QuartetError(
-                f"The database {folder / 'quartet.db'} is damaged. Put a backup in its place, or move it away and "
-                "upload the documents again."
-            )
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._db.close()
 
     # ---- knowledge bases
 
@@ -77,12 +58,12 @@ class SqliteStore:
             .group_by(knowledge_bases.c.id)
             .order_by(knowledge_bases.c.id)
         )
-        with self._read() as db:
+        with self._db.read() as db:
             return [KnowledgeBase(*row) for row in db.execute(query)]
 
     def create_base(self, name: str) -> KnowledgeBase:
         try:
-            with self._write() as db:
+            with self._db.write() as db:
                 db.execute(insert(knowledge_bases).values(name=name, version=0))
                 fts.create(db, _base_id(db, name))
         except IntegrityError:
@@ -90,20 +71,20 @@ class SqliteStore:
         return KnowledgeBase(name, 0, 0)
 
     def delete_base(self, name: str) -> list[str]:
-        with self._write() as db:
+        with self._db.write() as db:
             base_id = _base_id(db, name)
             gone = list(db.scalars(select(files.c.id).where(files.c.base_id == base_id)))
             fts.drop(db, base_id)
             db.execute(delete_from(knowledge_bases).where(knowledge_bases.c.id == base_id))
         with self._indexing:
             self._indexes.pop(base_id, None)
-        self._forget()
+        self._db.forget()
         return gone
 
     # ---- files
 
     def add_file(self, base: str, file: NewFile) -> FileRecord:
-        with self._write() as db:
+        with self._db.write() as db:
             base_id = _base_id(db, base)
             same = db.execute(
                 select(files).where(files.c.base_id == base_id, files.c.sha256 == file.sha256)
@@ -126,24 +107,24 @@ class SqliteStore:
             return _record(_file(db, base_id, file.id if same is None else same.id))
 
     def files(self, base: str) -> list[FileRecord]:
-        with self._read() as db:
+        with self._db.read() as db:
             query = select(files).where(files.c.base_id == _base_id(db, base)).order_by(files.c.number)
             return [_record(row) for row in db.execute(query)]
 
     def file(self, base: str, file_id: str) -> FileRecord:
-        with self._read() as db:
+        with self._db.read() as db:
             return _record(_file(db, _base_id(db, base), file_id))
 
     def delete_file(self, base: str, file_id: str) -> None:
-        with self._write() as db:
+        with self._db.write() as db:
             base_id = _base_id(db, base)
             _file(db, base_id, file_id)
             version, removed = self._delete(db, base_id, [file_id])
         self._keep_index_in_step(base_id, version, removed=removed)
-        self._forget()
+        self._db.forget()
 
     def file_ids(self) -> set[str]:
-        with self._read() as db:
+        with self._db.read() as db:
             return set(db.scalars(select(files.c.id)))
 
     # ---- the way of a file
@@ -155,7 +136,7 @@ class SqliteStore:
             .where(files.c.state.in_(_UNFINISHED))
             .order_by(files.c.number)
         )
-        with self._read() as db:
+        with self._db.read() as db:
             return [Job(base, file_id, name, bool(parsed)) for base, file_id, name, parsed in db.execute(query)]
 
     def parsing(self, file_id: str, progress: float, pages: int | None) -> None:
@@ -173,7 +154,7 @@ class SqliteStore:
             }
             for position, passage in enumerate(new)
         ]
-        with self._write() as db:
+        with self._db.write() as db:
             if db.execute(
                 update(files)
                 .where(files.c.id == file_id, files.c.state.in_(_UNFINISHED))
@@ -190,17 +171,17 @@ class SqliteStore:
             .where(passages.c.file_id == file_id, vectors.c.passage_id.is_(None))
             .order_by(func.length(passages.c.text).desc())
         )
-        with self._read() as db:
+        with self._db.read() as db:
             return list(db.scalars(query))
 
     def passage_texts(self, ids: Sequence[int]) -> list[str]:
-        with self._read() as db:
+        with self._db.read() as db:
             rows = db.execute(select(passages.c.id, passages.c.text).where(passages.c.id.in_(ids)))
             texts = {row.id: row.text for row in rows}
         return [texts.get(i, "") for i in ids]
 
     def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> None:
-        with self._write() as db:
+        with self._db.write() as db:
             # The file may have been deleted meanwhile: then there is nothing to add to.
             here = set(db.scalars(select(passages.c.id).where(passages.c.id.in_(ids))))
             new = [{"passage_id": i, "vector": row.tobytes()} for i, row in zip(ids, rows, strict=True) if i in here]
@@ -215,7 +196,7 @@ class SqliteStore:
             )
 
     def finish(self, file_id: str) -> list[str]:
-        with self._write() as db:
+        with self._db.write() as db:
             file = db.execute(select(files).where(files.c.id == file_id, files.c.state == "embedding")).one_or_none()
             bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
             if file is None or db.scalars(bare.where(passages.c.file_id == file_id).limit(1)).first():
@@ -234,11 +215,11 @@ class SqliteStore:
             version, removed = self._delete(db, file.base_id, gone)
         self._keep_index_in_step(file.base_id, version, added=file_id, removed=removed)
         if gone:
-            self._forget()
+            self._db.forget()
         return gone
 
     def fail(self, file_id: str, reason: str, error: str) -> None:
-        with self._write() as db:
+        with self._db.write() as db:
             failed = {"state": "failed", "progress": 1.0, "passages": 0, "reason": reason, "error": error}
             if db.execute(
                 update(files).where(files.c.id == file_id, files.c.state.in_(_UNFINISHED)).values(**failed)
@@ -246,7 +227,7 @@ class SqliteStore:
                 db.execute(delete_from(passages).where(passages.c.file_id == file_id))
 
     def use_embedding_model(self, name: str) -> None:
-        with self._write() as db:
+        with self._db.write() as db:
             before = db.scalar(select(settings.c.value).where(settings.c.name == "embedding_model"))
             if before == name:
                 return
@@ -269,10 +250,10 @@ class SqliteStore:
     # ---- search
 
     def candidates(self, base: str, words: Sequence[str], vector: Vectors | None, limit: int) -> Candidates:
-        with self._read() as db:
+        with self._db.read() as db:
             base_id = _base_id(db, base)
         near = self._index(base_id).nearest(vector, limit) if vector is not None else []
-        with self._read() as db:
+        with self._db.read() as db:
             base_id = _base_id(db, base)
             searchable = (files.c.base_id == base_id) & (files.c.state == "searchable")
             total = db.scalar(select(func.sum(files.c.passages)).where(searchable)) or 0
@@ -301,7 +282,7 @@ class SqliteStore:
 
     def _index(self, base_id: int) -> VectorIndex:
         """The index of the newest commit; made anew when there is none or it is not of that commit."""
-        with self._indexing, self._read() as db:
+        with self._indexing, self._db.read() as db:
             version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
             index = self._indexes.get(base_id)
             if index is None or index.version != version:
@@ -311,7 +292,7 @@ class SqliteStore:
     def _keep_index_in_step(
         self, base_id: int, version: int, added: str | None = None, removed: Sequence[int] = ()
     ) -> None:
-        with self._indexing, self._read() as db:
+        with self._indexing, self._db.read() as db:
             index = self._indexes.get(base_id)
             if index is None:
                 return
@@ -343,50 +324,13 @@ class SqliteStore:
         assert version is not None  # noqa: S101  its file was there a moment ago
         return version, removed
 
-    def _forget(self) -> None:
-        """What was deleted leaves the write-ahead log too; a reader under way makes it wait for the next time."""
-        with self._engine.connect() as db:
-            db.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
-
     def _update(self, file_id: str, **values: Any) -> None:
-        with self._write() as db:
+        with self._db.write() as db:
             db.execute(update(files).where(files.c.id == file_id).values(**values))
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with self._engine.connect() as db, db.begin():
-            yield db
-
-    @contextmanager
-    def _write(self) -> Iterator[Connection]:
-        try:
-            with self._writing, self._engine.connect().execution_options(write=True) as db, db.begin():
-                yield db
-        except DatabaseError as error:
-            if "full" in str(error.orig) or "disk I/O" in str(error.orig):
-                raise StorageFull("The disk has no room for the documents; free some space and try again.") from error
-            raise
 
 
 _UNFINISHED = ("uploaded", "parsing", "embedding")
 _QUEUED = {"state": "uploaded", "passages": 0, "progress": 0.0, "reason": "", "error": ""}
-
-
-def _open(file: Path) -> Engine:
-    engine = create_engine(f"sqlite:///{file}", connect_args={"check_same_thread": False, "timeout": 30})
-
-    @event.listens_for(engine, "connect")
-    def _set_up(connection: Any, _: Any) -> None:
-        connection.isolation_level = None  # we say BEGIN ourselves
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
-            connection.execute(f"PRAGMA {pragma}")
-
-    @event.listens_for(engine, "begin")
-    def _begin(db: Connection) -> None:
-        # A transaction that will write takes the lock at once: a read that turns into a write may be refused later.
-        db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("write") else "BEGIN")
-
-    return engine
 
 
 def _base_id(db: Connection, name: str) -> int:

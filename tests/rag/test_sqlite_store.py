@@ -240,7 +240,7 @@ def test_hostile_words_cannot_break_out_of_the_keyword_query(store: SqliteStore)
 
 
 def test_the_database_syncs_every_commit_and_keeps_its_references(store: SqliteStore, tmp_path: Path) -> None:
-    with store._read() as db:
+    with store._db.read() as db:
         settings = {
             name: db.exec_driver_sql(f"PRAGMA {name}").scalar()
             for name in ("journal_mode", "synchronous", "foreign_keys")

@@ -1,0 +1,86 @@
+"""One SQLite file: how it is opened, checked, read and written. Knows no table.
+
+Many readers, one writer at a time; a commit is on the disk when it returns. The process may be killed at any moment.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
+from sqlalchemy.exc import DatabaseError
+
+from backends.errors import QuartetError, StorageFull
+
+_log = logging.getLogger(__name__)
+_SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
+
+
+class Database:
+    """Makes the file and the tables of `metadata` where they are missing. Raises QuartetError when it is damaged."""
+
+    def __init__(self, file: Path, metadata: MetaData) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._engine = _open(file)
+        self._writing = threading.Lock()
+        try:
+            with self.write() as db:
+                metadata.create_all(db)
+            with self.read() as db:
+                problem = db.execute(text("PRAGMA quick_check(1)")).scalar()
+        except DatabaseError as error:
+            problem = str(error.orig)
+        if problem != "ok":
+            self.close()
+            _log.error("integrity check of %s: %s", file, problem)
+            raise QuartetError(
+                f"The database {file} is damaged. Put a backup in its place, or move it away and upload the documents "
+                "again."
+            )
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """All that is read in it is of one moment."""
+        with self._engine.connect() as db, db.begin():
+            yield db
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """Committed at its end, or not at all. Raises StorageFull when the disk has no room."""
+        try:
+            with self._writing, self._engine.connect().execution_options(write=True) as db, db.begin():
+                yield db
+        except DatabaseError as error:
+            if "full" in str(error.orig) or "disk I/O" in str(error.orig):
+                raise StorageFull("The disk has no room for the documents; free some space and try again.") from error
+            raise
+
+    def forget(self) -> None:
+        """What was deleted leaves the write-ahead log too; a reader under way makes it wait for the next time."""
+        with self._engine.connect() as db:
+            db.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+
+def _open(file: Path) -> Engine:
+    engine = create_engine(f"sqlite:///{file}", connect_args={"check_same_thread": False, "timeout": 30})
+
+    @event.listens_for(engine, "connect")
+    def _set_up(connection: Any, _: Any) -> None:
+        connection.isolation_level = None  # we say BEGIN ourselves
+        for setting in _SETTINGS:
+            connection.execute(f"PRAGMA {setting}")
+
+    @event.listens_for(engine, "begin")
+    def _begin(db: Connection) -> None:
+        # A transaction that will write takes the lock at once: a read that turns into a write may be refused later.
+        db.exec_driver_sql("BEGIN IMMEDIATE" if db.get_execution_options().get("write") else "BEGIN")
+
+    return engine
