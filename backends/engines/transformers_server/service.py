@@ -144,7 +144,7 @@ class Service:
                     if text.stopped:
                         break
         except GenerationFailed as error:
-            raise EngineFailed(f"The engine failed while it answered: {error}") from error
+            raise EngineFailed(str(error)) from error
         if not text.stopped and (rest := text.finish()):
             yield Delta(rest)
         reason = "stop" if ended_by_model or text.stopped else "length"

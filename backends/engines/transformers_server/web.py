@@ -90,15 +90,17 @@ async def _events(answer: AsyncGenerator[Delta, None], chunk: dict[str, Any]) ->
     chunk = {**chunk, "object": "chat.completion.chunk"}
     async with aclosing(answer):
         try:
+            opening: dict[str, str] = {"role": "assistant"}
             async for delta in answer:
-                yield _event(chunk, delta)
+                yield _event(chunk, delta, opening)
+                opening = {}
         except QuartetError as error:
             yield b"data: " + json.dumps({"error": {"message": error.message, "code": error.code}}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
 
-def _event(chunk: dict[str, Any], delta: Delta) -> bytes:
-    choice = {"index": 0, "delta": {"content": delta.text}, "finish_reason": delta.finish_reason}
+def _event(chunk: dict[str, Any], delta: Delta, opening: dict[str, str]) -> bytes:
+    choice = {"index": 0, "delta": {**opening, "content": delta.text}, "finish_reason": delta.finish_reason}
     event = {**chunk, "choices": [choice]}
     if delta.usage is not None:
         event["usage"] = _usage(delta)
