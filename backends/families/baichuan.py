@@ -17,6 +17,7 @@ from backends.families.words import (
     Vocabulary,
     number,
     refuse_quantised,
+    split_rows,
     split_system,
 )
 
@@ -91,8 +92,7 @@ def _rename(second: bool, name: str, tensor: torch.Tensor) -> Tensors:
     if name.endswith((".inv_freq", ".masked_bias")):
         return []
     if name.endswith(".W_pack.weight"):
-        to = name.removesuffix("W_pack.weight")
-        return [(f"{to}{which}_proj.weight", rows) for which, rows in zip("qkv", tensor.chunk(3, 0), strict=True)]
+        return split_rows(name.removesuffix("W_pack.weight"), "weight", tensor, (tensor.shape[0] // 3,) * 3)
     return [(name, _normalised(tensor) if second and name == "lm_head.weight" else tensor)]
 
 

@@ -20,6 +20,7 @@ from backends.families.words import (
     in_pairs,
     number,
     refuse_quantised,
+    split_rows,
     split_system,
 )
 
@@ -161,10 +162,7 @@ def _rename(rows: tuple[int, int, int], name: str, tensor: torch.Tensor) -> Tens
     name = name.replace("transformer.encoder.layers.", "model.layers.")
     if ".self_attention.query_key_value." in name:
         to, _, last = name.partition("self_attention.query_key_value.")
-        if tensor.shape[0] != sum(rows):
-            return [(f"{to}self_attn.q_proj.{last}", tensor)]  # its wrong shape is told with the others
-        parts = zip("qkv", tensor.split(rows, 0), strict=True)
-        return [(f"{to}self_attn.{which}_proj.{last}", part) for which, part in parts]
+        return split_rows(f"{to}self_attn.", last, tensor, rows)
     name = name.replace("self_attention.dense.", "self_attn.o_proj.")
     name = name.replace("mlp.dense_h_to_4h.", "mlp.gate_up_proj.").replace("mlp.dense_4h_to_h.", "mlp.down_proj.")
     return [(name, tensor)]

@@ -17,6 +17,7 @@ from backends.families.words import (
     Vocabulary,
     number,
     refuse_quantised,
+    split_rows,
     split_system,
 )
 
@@ -113,9 +114,7 @@ def _rename(name: str, tensor: torch.Tensor) -> Tensors:
     to = f"model.layers.{layer}."
     if part in ("attn.c_attn.weight", "attn.c_attn.bias"):
         last = part.rpartition(".")[2]
-        return [
-            (f"{to}self_attn.{which}_proj.{last}", rows) for which, rows in zip("qkv", tensor.chunk(3, 0), strict=True)
-        ]
+        return split_rows(f"{to}self_attn.", last, tensor, (tensor.shape[0] // 3,) * 3)
     return [(to + _RENAMED[part], tensor)] if part in _RENAMED else [(name, tensor)]
 
 

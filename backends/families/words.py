@@ -59,6 +59,15 @@ class Encoder:
     control: Callable[[str], int]
 
 
+def split_rows(prefix: str, last: str, tensor: torch.Tensor, rows: Sequence[int]) -> Tensors:
+    """q_proj, k_proj and v_proj from their fused rows; else one, whose shape is then refused."""
+    if tensor.ndim == 0 or tensor.shape[0] != sum(rows):
+        return [(f"{prefix}q_proj.{last}", tensor)]
+    return [
+        (f"{prefix}{which}_proj.{last}", part) for which, part in zip("qkv", tensor.split(list(rows), 0), strict=True)
+    ]
+
+
 def require(config: Mapping[str, Any], folder: Path, *names: str) -> Any:
     """The value of the first key that is there. Raises ModelUnusable that names the key."""
     for name in names:
