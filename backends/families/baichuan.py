@@ -100,7 +100,7 @@ def _normalised(tensor: torch.Tensor) -> torch.Tensor:
     """Each row at length one, as the original does on its first use; kept in float32."""
     import torch
 
-    result = torch.empty(tensor.shape, dtype=torch.float32)
+    result = torch.empty(tensor.shape, dtype=torch.float32, device=tensor.device)
     for start in range(0, tensor.shape[0], _ROWS):
         result[start : start + _ROWS] = torch.nn.functional.normalize(tensor[start : start + _ROWS].float(), dim=1)
     return result

@@ -35,7 +35,8 @@ def convert(checkpoint: Checkpoint, folder: Path, mark: dict[str, Any], report: 
     for path in shards:
         with weights.opened(path) as (names, get):
             for old in names:
-                for name, tensor in plan.rename(old, get(old)):
+                # Only shapes are asked for now: on "meta" nothing is read or computed.
+                for name, tensor in plan.rename(old, get(old).to("meta")):
                     found[name] = (tuple(tensor.shape), tensor.dtype, path.name, tensor.numel() * tensor.element_size())
     weights.check({name: entry[:3] for name, entry in found.items()}, _shapes(plan), checkpoint.folder)
     total = sum(entry[3] for entry in found.values())
