@@ -37,7 +37,7 @@ class Database:
             problem = str(error.orig)
         if problem != "ok":
             self.close()
-            _log.error("integrity check of %s: %s", file, problem)
+            _log.info("integrity check of %s: %s", file, problem)
             raise QuartetError(
                 f"The database {file} is damaged. Put a backup in its place, or move it away and upload the documents "
                 "again."

@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, running_server
-
-StartServer = Callable[..., RunningServer]
+from running_server import RunningServer, StartServer, running_server
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -88,6 +88,9 @@ def clean_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The environment for a server under test: nothing of the developer's settings, no network."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("QUARTET_", "GRADIO_"))}
     return {**kept, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **(extra or {})}
+
+
+StartServer = Callable[..., RunningServer]  # what the fixture start_server gives
 
 
 @contextmanager

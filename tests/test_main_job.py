@@ -16,8 +16,7 @@ import documents
 import httpx
 import psutil
 import pytest
-from conftest import StartServer
-from running_server import RunningServer, running_server
+from running_server import RunningServer, StartServer, running_server
 from shared_data import SHARED, requires_shared
 
 pytestmark = pytest.mark.timeout(300)

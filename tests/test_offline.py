@@ -7,8 +7,7 @@ from pathlib import Path
 import checkpoints
 import documents
 import pytest
-from conftest import StartServer
-from running_server import ROOT
+from running_server import ROOT, StartServer
 
 GUARD = Path(__file__).parent / "offline_guard"
 

@@ -85,8 +85,9 @@ async def test_stop_kills_a_process_that_ignores_sigterm(tmp_path: Path) -> None
 GRANDCHILDREN = """
 import subprocess, sys, time
 nap = [sys.executable, '-c', 'import time; time.sleep(600)']
-print('in-group', subprocess.Popen(nap).pid)
-print('own-session', subprocess.Popen(nap, start_new_session=True).pid)
+# One write per line, so that no line is read half written.
+print(f'in-group {subprocess.Popen(nap).pid}')
+print(f'own-session {subprocess.Popen(nap, start_new_session=True).pid}')
 print('up')
 time.sleep(600)
 """

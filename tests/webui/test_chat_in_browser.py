@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from browser import Visit
-from conftest import StartServer
+from running_server import StartServer
 from scripted_engine import NAME, ScriptedEngine, scripted_engine
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import documents
 import pytest
 from browser import Visit, Window
-from conftest import StartServer
+from running_server import StartServer
 
 FILES = {
     "lighthouse.pdf": documents.english_pdf(),

@@ -6,8 +6,7 @@ import time
 
 import checkpoints
 from browser import Visit, Window
-from conftest import StartServer
-from running_server import RunningServer
+from running_server import RunningServer, StartServer
 
 QUESTION = "Who keeps the bees?"
 
