@@ -161,3 +161,17 @@ def reads_settings(node: ast.AST) -> bool:
     if isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load):
         return ast.unparse(node.value) == "os.environ"
     return isinstance(node, ast.Attribute) and ast.unparse(node) in ("sys.argv", "os.getenv", "os.environ.get")
+
+
+def test_the_tree_in_architecture_md_is_the_tree() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    tree = text.split("## The tree")[1].split("```")[1]
+    rooms: list[str] = []
+    drawn = set()
+    for line in tree.strip().splitlines():
+        name = line.split()[0]
+        rooms = [*rooms[: (len(line) - len(line.lstrip())) // 2], name]
+        if name.endswith(".py"):
+            drawn.add("".join(rooms))
+    there = {str(file.relative_to(ROOT)) for file in sources() + sources("bench") if file.name != "__init__.py"}
+    assert drawn == there
