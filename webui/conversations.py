@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from dataclasses import dataclass, field
 
@@ -22,6 +23,8 @@ class Turn:
     sources: tuple[Source, ...] | None = None
     finish_reason: str = ""  # "", "stop", "length", "stopped" (by the user) or "error"
     error: str = ""
+    stopping: bool = False  # somebody asked for its end
+    ended: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 
     @property
     def size(self) -> int:
@@ -53,6 +56,7 @@ class Conversation:
     def end(self, turn: Turn, reason: str) -> None:
         """Note why a turn ended, unless that is known already."""
         turn.finish_reason = turn.finish_reason or reason
+        turn.ended.set()
         if self.running is turn:
             self.running = None
 
@@ -79,4 +83,6 @@ class Conversations:
         """Drop a conversation; an answer still being written to it ends at its next beat."""
         conversation = self._by_key.pop(key, None)
         if conversation is not None:
+            if conversation.running is not None:
+                conversation.running.stopping = True
             conversation.running = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 BEAT = 0.15  # seconds between two looks at the stream; Gradio notices a closed tab at a beat
+STOP_LIMIT = 2.0  # seconds for an answer to end after it was asked to
 MAX_QUESTION = 100_000  # characters
 ANSWERS_AT_ONCE = 64  # of all visitors; the engine has its own, smaller, number of slots and its own queue
 
@@ -72,7 +75,7 @@ async def answer(
         yield True
         async with aclosing(paced(chat.stream(request), BEAT)) as beats:
             async for batch in beats:
-                if conversation.running is not turn:
+                if turn.stopping:
                     return
                 for delta in batch:
                     turn.answer += delta.text
@@ -181,14 +184,17 @@ def build_dialogue(
                 yield update
 
     async def halt(request: gr.Request) -> tuple[Any, Any]:
-        # The event has been cancelled by now or will be in a moment; the turn itself says what was reached.
         conversation = of(request)
-        if conversation.running is not None:
-            conversation.end(conversation.running, "stopped")
+        if (turn := conversation.running) is not None:
+            await ended(turn)
+            conversation.end(turn, "stopped")
         return messages(conversation, texts), idle
 
     async def forget(request: gr.Request) -> tuple[Any, Any]:
+        turn = of(request).running
         conversations.forget(conversation_key(request, name))
+        if turn is not None:
+            await ended(turn)
         return [], idle
 
     fields = ([knowledge_base] if knowledge_base is not None else []) + parameters
@@ -196,8 +202,10 @@ def build_dialogue(
         "outputs": [window, question], "concurrency_id": "chat", "concurrency_limit": ANSWERS_AT_ONCE,
         "show_progress": "hidden", "api_visibility": "private",
     }  # fmt: skip
+    # Queued as well: then its result reaches the browser in one stream with, and after, the last piece of the answer.
     at_once: dict[str, Any] = {
-        "outputs": [window, question], "queue": False, "show_progress": "hidden", "api_visibility": "private",
+        "outputs": [window, question], "concurrency_id": "stop", "concurrency_limit": None,
+        "show_progress": "hidden", "api_visibility": "private",
     }  # fmt: skip
     events = [
         question.submit(send, [question, *fields], **answering),
@@ -206,6 +214,15 @@ def build_dialogue(
     question.stop(halt, cancels=events, **at_once)
     clear.click(forget, cancels=events, **at_once)
     return Dialogue(window, question)
+
+
+async def ended(turn: Turn) -> None:
+    """Ask a running turn to end and wait until it has. Gradio cancels its event as well; the wait makes sure that no
+    piece of the answer reaches the browser after what the caller shows."""
+    turn.stopping = True
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(STOP_LIMIT):
+            await turn.ended.wait()
 
 
 def conversation_key(request: gr.Request, name: str) -> str:

@@ -61,8 +61,9 @@ def test_visitors_who_never_come_back_are_forgotten() -> None:
 def test_forgetting_a_conversation_ends_its_answer() -> None:
     known = Conversations()
     talk = known.get("a")
-    talk.begin("?")
+    turn = talk.begin("?")
     known.forget("a")
+    assert turn.stopping
     assert talk.running is None
     assert known.get("a") is not talk
     known.forget("never seen")

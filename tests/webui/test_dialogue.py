@@ -88,7 +88,7 @@ async def test_a_stopped_or_forgotten_turn_ends_at_its_next_beat(tmp_path: Path)
     model, conversation = Model(endless=True), Conversation()
     beats = answer(_chat(model, tmp_path), conversation, ChatRequest("Why?"), ENGLISH)
     await anext(beats)
-    conversation.running = None
+    conversation.turns[0].stopping = True
     async with asyncio.timeout(20 * BEAT):
         async for _ in beats:
             pass
