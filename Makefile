@@ -18,6 +18,7 @@ run: $(VENV)/.app
 	@exec $(VENV)/bin/python app.py $(ARGS)
 
 test: lint
+	@$(VENV)/bin/python tests/checkpoints.py
 	@QUARTET_CHROMIUM="$$(bench/find_chromium.sh)" && export QUARTET_CHROMIUM && \
 	  exec $(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
