@@ -7,17 +7,14 @@ with the tiny model of the tests, which knows a few answers by heart.
 from __future__ import annotations
 
 import shutil
-import sys
 import tempfile
 from pathlib import Path
 
+from tests import checkpoints
+from tests.browser import Window, chromium, open_window
+from tests.running_server import RunningServer, running_server
+
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-import checkpoints  # type: ignore[import-not-found]  # noqa: E402
-from browser import Window, chromium, open_window  # type: ignore[import-not-found]  # noqa: E402
-from running_server import RunningServer, running_server  # type: ignore[import-not-found]  # noqa: E402
-
 SAMPLES = ROOT / "assets" / "samples"
 WIDE = {"width": 1440, "height": 900}
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running_server import RunningServer, StartServer, running_server
+
+from tests.running_server import RunningServer, StartServer, running_server
 
 
 @pytest.fixture
@@ -41,7 +42,7 @@ def server(_session_server: RunningServer, request: pytest.FixtureRequest) -> Ru
 def visit() -> Iterator[Callable[..., Any]]:
     """A function that opens the page at a URL in a browser. At the end no window may have asked another host for
     anything, nor have had an error in a script."""
-    from browser import Window, chromium, open_window
+    from tests.browser import Window, chromium, open_window
 
     windows: list[Window] = []
     with chromium() as browser:

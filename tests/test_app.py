@@ -14,9 +14,9 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running_server import ROOT, RunningServer, clean_environment, free_port, running_server
 
 import app
+from tests.running_server import ROOT, RunningServer, clean_environment, free_port, running_server
 
 
 def settings(*flags: str, **variables: str) -> app.Settings:

@@ -11,13 +11,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import checkpoints
-import documents
 import httpx
 import psutil
 import pytest
-from running_server import RunningServer, StartServer, running_server
-from shared_data import SHARED, requires_shared
+
+from tests import checkpoints, documents
+from tests.running_server import RunningServer, StartServer, running_server
+from tests.shared_data import SHARED, requires_shared
 
 pytestmark = pytest.mark.timeout(300)
 KEEPER = "Old Marta keeps the bees."

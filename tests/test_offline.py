@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import checkpoints
-import documents
 import pytest
-from running_server import ROOT, StartServer
+
+from tests import checkpoints, documents
+from tests.running_server import ROOT, StartServer
 
 GUARD = Path(__file__).parent / "offline_guard"
 

@@ -10,10 +10,10 @@ from typing import Any
 
 import httpx
 import pytest
-from running_server import RunningServer, running_server
 
 from api.auth import is_loopback
 from api.sessions import Attempts, Sessions
+from tests.running_server import RunningServer, running_server
 
 TOKEN = "correct-horse-battery-staple"
 PATHS = (

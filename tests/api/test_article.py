@@ -15,8 +15,9 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
-from running_server import ROOT, RunningServer, running_server
-from scripted_engine import NAME, ScriptedEngine, scripted_engine
+
+from tests.running_server import ROOT, RunningServer, running_server
+from tests.scripted_engine import NAME, ScriptedEngine, scripted_engine
 
 CLIENT = ROOT.parent / "shared" / "seed" / "clients" / "http_client.py"
 needs_client = pytest.mark.skipif(not CLIENT.is_file(), reason="the article's http_client.py is not beside the project")

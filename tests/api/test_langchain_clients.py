@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from running_server import RunningServer, running_server
-from scripted_engine import ScriptedEngine, scripted_engine
+
+from tests.running_server import RunningServer, running_server
+from tests.scripted_engine import ScriptedEngine, scripted_engine
 
 TOKEN = "a-token-of-the-tests"
 

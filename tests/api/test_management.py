@@ -14,8 +14,9 @@ from typing import Any
 
 import psutil
 import pytest
-from running_server import RunningServer
-from scripted_engine import NAME, scripted_engine
+
+from tests.running_server import RunningServer
+from tests.scripted_engine import NAME, scripted_engine
 
 
 def error_of(reply: Any) -> tuple[int, str, str]:

@@ -6,11 +6,12 @@ import signal
 import time
 from collections.abc import Iterator
 
-import checkpoints
 import httpx
 import psutil
 import pytest
-from running_server import RunningServer, running_server
+
+from tests import checkpoints
+from tests.running_server import RunningServer, running_server
 
 GREEDY = {"do_sample": False, "max_new_tokens": 40}
 

@@ -5,7 +5,6 @@ from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
 import pytest
-from hashed_embeddings import HashedEmbeddings
 
 from backends.engines.quote import QuoteModel
 from backends.errors import EngineFailed, InvalidRequest, NoModelLoaded, NotFound
@@ -13,6 +12,7 @@ from backends.types import ChatModel, Delta, Message, SamplingParams, Usage
 from rag.chain import ChatService
 from rag.knowledge import KnowledgeService
 from rag.types import AnswerDelta, ChatRequest
+from tests.rag.hashed_embeddings import HashedEmbeddings
 
 
 class EndlessModel:

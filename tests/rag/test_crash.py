@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hashed_embeddings import HashedEmbeddings
 
 from rag.knowledge import KnowledgeService
+from tests.rag.hashed_embeddings import HashedEmbeddings
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = int(os.environ.get("QUARTET_TEST_CRASHES", "15"))

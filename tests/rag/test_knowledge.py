@@ -7,14 +7,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import documents
 import pytest
-from hashed_embeddings import HashedEmbeddings
 
 from backends.errors import Busy, Conflict, EngineFailed, InvalidRequest, NotFound, StorageFull, TooLarge
 from rag.embeddings import Vectors, WorkerEmbeddings
 from rag.knowledge import KnowledgeService, Limits
 from rag.names import file_label
+from tests import documents
+from tests.rag.hashed_embeddings import HashedEmbeddings
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,15 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import documents
 import pytest
 from langchain_core.documents import Document
 from pypdf import PdfWriter
-from shared_data import SHARED, requires_shared
 
 from rag.errors import UnreadableFile
 from rag.loaders import load
 from rag.readers import Limits
+from tests import documents
+from tests.shared_data import SHARED, requires_shared
 
 Load = Callable[..., list[Document]]
 

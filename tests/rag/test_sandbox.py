@@ -9,13 +9,13 @@ import sys
 import time
 from pathlib import Path
 
-import documents
 import psutil
 import pytest
 
 from rag.errors import UnreadableFile
 from rag.readers import Limits
 from rag.sandbox import read_confined
+from tests import documents
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hashed_embeddings import HashedEmbeddings
 
 from backends.errors import Conflict, NotFound, QuartetError
 from rag.sqlite_store import SqliteStore
 from rag.store import NewFile, NewPassage
 from rag.words import words
+from tests.rag.hashed_embeddings import HashedEmbeddings
 
 MODEL = HashedEmbeddings()
 

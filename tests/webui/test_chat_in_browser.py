@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-from browser import Visit
-from running_server import StartServer
-from scripted_engine import NAME, ScriptedEngine, scripted_engine
+from tests.browser import Visit
+from tests.running_server import StartServer
+from tests.scripted_engine import NAME, ScriptedEngine, scripted_engine
 
 
 def _stands_still(engine: ScriptedEngine, seconds: float) -> bool:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import documents
 import pytest
-from browser import Visit, Window
-from running_server import StartServer
+
+from tests import documents
+from tests.browser import Visit, Window
+from tests.running_server import StartServer
 
 FILES = {
     "lighthouse.pdf": documents.english_pdf(),

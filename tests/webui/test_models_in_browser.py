@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import time
 
-import checkpoints
-from browser import Visit, Window
-from running_server import RunningServer, StartServer
+from tests import checkpoints
+from tests.browser import Visit, Window
+from tests.running_server import RunningServer, StartServer
 
 QUESTION = "Who keeps the bees?"
 

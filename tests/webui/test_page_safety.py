@@ -12,7 +12,8 @@ from typing import Any
 
 import httpx
 import pytest
-from running_server import RunningServer
+
+from tests.running_server import RunningServer
 
 MARK = b"the secret of the house, 7d1f2a"
 

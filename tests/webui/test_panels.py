@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import checkpoints
-
 from backends.models import ModelStatus
 from backends.types import Progress
 from rag.types import FileRecord
+from tests import checkpoints
 from webui import chat_tab, langchain_tab, model_panel
 from webui.model_panel import GIB, memory_line, need_of, pill, status_card
 from webui.texts import CHINESE, ENGLISH

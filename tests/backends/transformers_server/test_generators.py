@@ -8,10 +8,8 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
-import checkpoints
 import pytest
 import torch
-from checkpoints import KINDS, QUESTIONS
 
 from backends.engines.transformers_server.batching import Batcher
 from backends.engines.transformers_server.generation import GenerationFailed, Generator
@@ -19,6 +17,8 @@ from backends.engines.transformers_server.one_by_one import OneByOne
 from backends.engines.transformers_server.placement import CacheSize
 from backends.engines.transformers_server.sampling import Drawer, Sampling
 from backends.families import load_pretrained, prompt_ids
+from tests import checkpoints
+from tests.checkpoints import KINDS, QUESTIONS
 
 GREEDY = Sampling(do_sample=False, temperature=1.0, top_k=0, top_p=1.0, repetition_penalty=1.0, seed=None)
 SMALL = CacheSize(blocks=64, batch_tokens=96, requests=16)

@@ -11,11 +11,11 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from checkpoints import knows_by_heart, never_ends
 
 from backends.engines.transformers_server.sampling import Drawer
 from backends.engines.transformers_server.service import Service
 from backends.engines.transformers_server.web import create_app
+from tests.checkpoints import knows_by_heart, never_ends
 
 
 @pytest.fixture(autouse=True)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
-import checkpoints
 import pytest
 
 from backends.engines.transformers_server.text import TextStream
+from tests import checkpoints
 
 
 @pytest.fixture(scope="module")
