@@ -145,7 +145,7 @@ class Service:
                         break
         except GenerationFailed as error:
             raise EngineFailed(str(error)) from error
-        if not text.stopped and (rest := text.finish()):
+        if rest := text.finish():
             yield Delta(rest)
         reason = "stop" if ended_by_model or text.stopped else "length"
         yield Delta("", reason, Usage(len(prompt), made))
