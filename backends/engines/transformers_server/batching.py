@@ -71,6 +71,8 @@ class Batcher:
             drawer=Drawer(sampling, self._device),
         )
         if accepted is None:
+            # The loop is ending; the reason is there when it has.
+            await asyncio.to_thread(self.wait)
             raise GenerationFailed(self.failure or "the engine is shutting down")
         self.in_flight += 1
         finished = False

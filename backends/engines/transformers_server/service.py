@@ -92,7 +92,7 @@ class Service:
         model.to(placement.device())
         self.progress = Progress("reserving memory")
         context = int(getattr(model.config.get_text_config(), "max_position_embeddings", 0) or 4096)
-        generator, fits = _generator(model, context)
+        generator, fits = generator_for(model, context)
         defaults = model.generation_config
         return Loaded(tokenizer, defaults, generator, fits, _stop_ids(defaults))
 
@@ -151,7 +151,7 @@ class Service:
         yield Delta("", reason, Usage(len(prompt), made))
 
 
-def _generator(model: Any, context: int) -> tuple[Generator, int]:
+def generator_for(model: Any, context: int) -> tuple[Generator, int]:
     """What generates with this model, and how many tokens one request may fill."""
     # Classes of our own make masks or positions that the paged attention of the library does not know.
     if not type(model).__module__.startswith("transformers."):

@@ -16,6 +16,7 @@ from backends.engines.transformers_server.generation import GenerationFailed, Ge
 from backends.engines.transformers_server.one_by_one import OneByOne
 from backends.engines.transformers_server.placement import CacheSize
 from backends.engines.transformers_server.sampling import Drawer, Sampling
+from backends.engines.transformers_server.service import generator_for
 from backends.families import load_pretrained, prompt_ids
 from tests import checkpoints
 from tests.checkpoints import KINDS, QUESTIONS
@@ -171,3 +172,38 @@ async def test_one_by_one_an_error_ends_its_request_only(monkeypatch: pytest.Mon
     with pytest.raises(GenerationFailed):
         await made(generator, [10**9], 5)
     assert len(await made(generator, [1, 2, 3], 5)) == 5
+
+
+def _baichuan() -> Any:
+    from backends.families.baichuan_model import BaichuanAlibiConfig, BaichuanAlibiForCausalLM
+
+    return BaichuanAlibiForCausalLM(
+        BaichuanAlibiConfig(
+            vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+        )
+    )
+
+
+def _chatglm() -> Any:
+    from backends.families.chatglm_model import ChatGLMv1Config, ChatGLMv1ForCausalLM
+
+    return ChatGLMv1ForCausalLM(
+        ChatGLMv1Config(
+            **{"vocab_size": 300, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2},
+            **{"num_attention_heads": 4, "layer_norm_eps": 1e-5, "tie_word_embeddings": False},
+            **{"bos_token_id": 10, "eos_token_id": 2, "gmask_token_id": 11, "mask_token_id": 12, "pad_token_id": 3},
+        )
+    )
+
+
+@pytest.mark.parametrize("make", [_baichuan, _chatglm])
+async def test_models_with_masks_of_their_own_are_run_one_by_one(make: Callable[[], Any]) -> None:
+    torch.manual_seed(6)
+    model = make().eval()
+    prompt = [*range(20, 40), 11, 10]
+    alone = expected(model, prompt, 10, do_sample=False, eos_token_id=2, pad_token_id=3)
+    generator, context = generator_for(model, 512)
+    assert isinstance(generator, OneByOne)
+    assert context == 512
+    assert await asyncio.gather(*(made(generator, prompt, 10) for _ in range(3))) == [alone] * 3
+    assert len(set(alone)) > 1
