@@ -133,7 +133,7 @@ async def test_names_of_files_are_labels_only(tmp_path: Path) -> None:
     assert {record.id for record in records} <= set(ids)
     # The bytes of what was replaced go right after the commit that replaces it.
     async with asyncio.timeout(5):
-        while names_in(tmp_path / "data" / "files") != {record.id for record in records}:
+        while names_in(tmp_path / "data" / "files") != {record.id for record in records}:  # noqa: ASYNC110
             await asyncio.sleep(0.02)
     assert names_in(tmp_path) == {"data", "source"}
     assert all(len(i) == 32 for i in ids)
