@@ -142,7 +142,7 @@ def test_a_taken_port_is_said_at_once(tmp_path: Path) -> None:
         line = started_wrongly("--port", str(port), "--data-dir", str(tmp_path))
     assert f"Port {port} is taken" in line
     assert "--port" in line
-    assert time.monotonic() - began < 3  # before anything heavy is imported
+    assert time.monotonic() - began < 6  # before anything heavy is imported
 
 
 def test_a_data_folder_that_cannot_be_made(tmp_path: Path) -> None:

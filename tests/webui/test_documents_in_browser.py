@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from playwright.sync_api import expect
 
 from tests import documents
 from tests.browser import Visit, Window
@@ -76,19 +77,19 @@ def test_from_upload_to_an_answer_with_its_source(start_server: StartServer, vis
     answer = window.wait_for_answer("langchain")
     assert "Mara Venn" in answer
     source = page.locator("#langchain-window .q-source").first
-    assert source.locator(".q-file-name").inner_text() == "lighthouse.pdf"
-    assert source.locator(".q-page").inner_text() == "page 2"
-    assert source.locator(".q-score").inner_text().startswith("match ")
+    expect(source.locator(".q-file-name")).to_have_text("lighthouse.pdf")
+    expect(source.locator(".q-page")).to_have_text("page 2")
+    expect(source.locator(".q-score")).to_contain_text("match ")
     passage = source.locator(".q-passage")
-    assert not passage.is_visible()
+    expect(passage).to_be_hidden()
     source.locator("summary").click()
-    assert passage.is_visible()
-    assert "wrote down the weather every morning" in passage.inner_text()
+    expect(passage).to_be_visible()
+    expect(passage).to_contain_text("wrote down the weather every morning")
 
     window.ask("langchain", "When does the ferry leave?")
     page.locator("#langchain-window", has_text="half past nine").wait_for()
     window.wait_for_answer("langchain")
-    assert page.locator("#langchain-window .q-source").last.locator(".q-file-name").count() == 1
+    expect(page.locator("#langchain-window .q-source").last.locator(".q-file-name")).to_have_count(1)
 
     page.reload()  # what became of the files is in the database, not in the page
     window.tab("LangChain")
@@ -126,9 +127,9 @@ def test_the_page_in_chinese(start_server: StartServer, visit: Visit, folder: Pa
     answer = window.wait_for_answer("langchain")
     assert "十五天" in answer
     source = page.locator("#langchain-window .q-source").first
-    assert source.locator(".q-page").inner_text() == "第 2 页"
+    expect(source.locator(".q-page")).to_have_text("第 2 页")
     source.locator("summary").click()
-    assert "十五天带薪年假" in source.locator(".q-passage").inner_text()
+    expect(source.locator(".q-passage")).to_contain_text("十五天带薪年假")
 
     page.click("#language")  # the switch works both ways
     page.wait_for_url("**/?lang=en")
@@ -179,7 +180,7 @@ def test_hostile_text_stays_text_everywhere(start_server: StartServer, visit: Vi
     page = window.page
     window.ask("chat", f"{HOSTILE} ![x](http://127.0.0.2/y.png)\n\n<style>body {{ display: none }}</style>")
     window.wait_for_answer("chat")
-    assert "<script>" in page.locator("#chat-window .user.message").inner_text()
+    expect(page.locator("#chat-window .user.message")).to_contain_text("<script>")
 
     page.fill("#model-path input, #model-path textarea", f"/models/{HOSTILE}")
     page.click("#model-load")
@@ -196,7 +197,7 @@ def test_hostile_text_stays_text_everywhere(start_server: StartServer, visit: Vi
     answer = window.wait_for_answer("langchain")
     assert "savanna" in answer
     page.locator("#langchain-window .q-source summary").first.click()
-    assert "<script>" in page.locator("#langchain-window .q-passage").first.inner_text()
+    expect(page.locator("#langchain-window .q-passage").first).to_contain_text("<script>")
     page.click("#delete-base")
     page.locator("#delete-sure", has_text="<b onclick").wait_for()
 

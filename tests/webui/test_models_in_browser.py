@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 
+from playwright.sync_api import expect
+
 from tests import checkpoints
 from tests.browser import Visit, Window
 from tests.running_server import RunningServer, StartServer
@@ -36,7 +38,7 @@ def test_load_a_model_chat_switch_stop_and_clear(start_server: StartServer, visi
     page.locator("#model-status .q-state-wait", has_text="Loading").wait_for()
     page.locator("#model-status progress").wait_for()
     page.locator("#model-status .q-state-ready").wait_for(timeout=180_000)
-    assert page.locator("#chat-notice").count() == 0
+    expect(page.locator("#chat-notice")).to_have_count(0)
     assert checkpoints.QUESTIONS[QUESTION] in _ask(window, QUESTION)
     assert checkpoints.QUESTIONS["绿湖有多深？"] in _ask(window, "绿湖有多深？")
 
@@ -53,14 +55,14 @@ def test_load_a_model_chat_switch_stop_and_clear(start_server: StartServer, visi
     window.ask("chat", "Go on")
     page.locator("#chat-window .bot.message", has_text=checkpoints.ENDLESS.strip()).last.wait_for()
     page.click("#chat-question .stop-button")
-    _wait_until_idle(server, limit=2.0)
+    _wait_until_idle(server, limit=3.0)
     page.locator("#chat-window", has_text="Stopped.").wait_for()
 
     page.click("#chat-clear")
     page.locator("#chat-window .message").first.wait_for(state="detached")
 
     page.click("#model-log > button")
-    assert page.locator("#model-log textarea").is_visible()
+    expect(page.locator("#model-log textarea")).to_be_visible()
     page.click("#model-unload")
     page.locator("#chat-notice", has_text="No language model is loaded").wait_for(timeout=30_000)
 
@@ -75,4 +77,5 @@ def test_the_menu_fills_in_the_hub_id_and_says_what_it_needs(start_server: Start
         assert any(family in option for option in options)
     page.get_by_role("option", name="Baichuan2 13B").click()
     page.locator("#model-memory", has_text="30.8 GiB").wait_for()
-    assert page.input_value("#model-path input, #model-path textarea") == "baichuan-inc/Baichuan2-13B-Chat"
+    typed = page.locator("#model-path input, #model-path textarea")
+    expect(typed).to_have_value("baichuan-inc/Baichuan2-13B-Chat")
