@@ -6,6 +6,7 @@ Memory stays far below one shard: files are mapped, and a tensor is written from
 from __future__ import annotations
 
 import json
+import os
 import struct
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -111,6 +112,9 @@ def write_safetensors(path: Path, tensors: Sequence[tuple[str, torch.Tensor]], w
         file.write(struct.pack("<Q", len(text)) + text)
         for _, tensor in tensors:
             _write(file, tensor, wrote)
+        # Once the folder has its name it must be whole, also after a power cut.
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _write(file: IO[bytes], tensor: torch.Tensor, wrote: Callable[[int], None]) -> None:
