@@ -68,9 +68,9 @@ def make(folder: str, gib: float, shards: int, layout: str) -> None:
 
     target = Path(folder)
     target.mkdir()
-    for file in WORDS.iterdir():
-        if file.suffix in (".json", ".tiktoken") and "golden" not in file.name and ".index." not in file.name:
-            shutil.copyfile(file, target / file.name)
+    for words in WORDS.iterdir():
+        if words.suffix in (".json", ".tiktoken") and "golden" not in words.name and ".index." not in words.name:
+            shutil.copyfile(words, target / words.name)
     config = json.loads((WORDS / "config.json").read_text())
     layer = 2 * (4 * HIDDEN * HIDDEN + 3 * HIDDEN * INNER)
     layers = max(shards, round(gib * GIB / layer))
