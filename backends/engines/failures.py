@@ -17,6 +17,14 @@ _REASONS = (
         "the memory left beside the weights is too small for the model's context; "
         "set a smaller one with --engine-args --max-model-len.",
     ),
+    (
+        r"plugin is written for vLLM (?P<what>[\d.]+) and does not fit vLLM",
+        "Quartet fits vLLM {what} and the installed vLLM is another: run `make vllm`, or use --backend transformers.",
+    ),
+    (
+        r"No \w+ registered for \w+='quartet'",
+        "vLLM was kept from loading Quartet's plugin; unset VLLM_PLUGINS.",
+    ),
     (r"address already in use", "its port was taken by another program; try again."),
     (
         r"are not supported for now|does not recognize this architecture|Unrecognized model|no vLLM implementation",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import math
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,9 @@ from pathlib import Path
 from backends.engines.base import Report
 from backends.engines.remote import served_model
 from backends.engines.server import Launch, LocalServer
-from backends.errors import EngineFailed
+from backends.engines.vllm_plugin import TOKENIZER_MODE
+from backends.errors import EngineFailed, ModelUnusable
+from backends.families import recognise
 from backends.hardware import GIB, Gpu, gpus
 from backends.openai_client import OpenAIChatModel
 from backends.types import Progress
@@ -23,13 +26,15 @@ _ROOT = Path(__file__).resolve().parents[2]
 # What stays free of a GPU beside vLLM, for the driver and the embedding model.
 _GPU_RESERVE = GIB
 _CPU_KV_GIB = (1, 8)  # at least, at most
-# Attention with a slope per head (ALiBi) and the 2D positions of the first ChatGLM have no implementation in vLLM.
-_NOT_SERVED = re.compile(r"chatglm1?|baichuan2?-13b")
+# Where vLLM's processes find our plugin, by its entry point, and what it imports.
+_PLUGIN_PATH = os.pathsep.join((str(_ROOT / "backends" / "engines" / "vllm_plugin" / "entry"), str(_ROOT)))
+# The two-way attention and 2D positions of the first ChatGLM have no implementation in vLLM.
+_NOT_SERVED = "chatglm1"
 
 
 def vllm_serves(kind: str) -> bool:
     """Whether vLLM can serve this kind of checkpoint, converted or native."""
-    return _NOT_SERVED.fullmatch(kind) is None
+    return kind != _NOT_SERVED
 
 
 def vllm_python(configured: str = "") -> str:
@@ -61,6 +66,7 @@ class VllmEngine:
         self._folder, self._name, self._options = folder, name, options
         self._server = LocalServer(self._launch, log_file, progress_in)
         self._gpus: list[Gpu] = []
+        self._family = False
 
     async def start(self, report: Report) -> OpenAIChatModel:
         """Raises EngineFailed with the reason in plain words."""
@@ -68,6 +74,7 @@ class VllmEngine:
             raise EngineFailed("vLLM is not installed: run `make vllm` once, or use --backend transformers.")
         report(Progress("starting vLLM"))
         self._gpus = await asyncio.to_thread(gpus)
+        self._family = await asyncio.to_thread(_is_of_the_families, self._folder)
         await self._server.start(report)
         served = await served_model(self._server.base_url, self._server.key)
         length = served.context_length
@@ -78,6 +85,8 @@ class VllmEngine:
         flags = {"--max-model-len": "auto", "--disable-access-log-for-endpoints": "/health"}
         if self._options.precision != "auto":
             flags["--dtype"] = self._options.precision
+        if self._family:
+            flags["--tokenizer-mode"] = TOKENIZER_MODE
         if self._gpus:
             flags["--gpu-memory-utilization"] = f"{gpu_share(self._gpus):.3f}"
         ours = [part for flag, value in flags.items() if not given(flag, extra) for part in (flag, value)]
@@ -94,6 +103,14 @@ class VllmEngine:
 
     def log_tail(self) -> list[str]:
         return self._server.log_tail()
+
+
+def _is_of_the_families(folder: Path) -> bool:
+    """Whether our plugin builds the prompts; the tokenizers of other models are vLLM's own business."""
+    try:
+        return recognise(folder).family != "other"
+    except ModelUnusable:
+        return False  # vLLM says what is wrong
 
 
 def given(flag: str, extra: Sequence[str]) -> bool:
@@ -117,6 +134,7 @@ def environment(key: str, cpu_kv_bytes: int) -> dict[str, str]:
         "PYTHONUNBUFFERED": "1",
         # `python -m` would else put the folder that we run in first among the places to import from.
         "PYTHONSAFEPATH": "1",
+        "PYTHONPATH": _PLUGIN_PATH,
     }
     if cpu_kv_bytes:
         least, most = _CPU_KV_GIB

@@ -77,7 +77,8 @@ def _shapes(plan: Conversion) -> dict[str, tuple[int, ...]]:
     name, config = plan.config["architectures"][0], dict(plan.config)
     with torch.device("meta"):
         if name == "BaichuanAlibiForCausalLM":
-            from backends.families.baichuan_model import BaichuanAlibiConfig, BaichuanAlibiForCausalLM
+            from backends.families.alibi import BaichuanAlibiConfig
+            from backends.families.baichuan_model import BaichuanAlibiForCausalLM
 
             model: Any = BaichuanAlibiForCausalLM(BaichuanAlibiConfig(**config))
         elif name == "ChatGLMv1ForCausalLM":

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from functools import lru_cache
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -83,27 +84,63 @@ def _plain(tokenizer: Any) -> Any:
 
 
 def _by_template(tokenizer: Any, messages: Messages) -> list[int]:
-    """The ids of the model's own chat template.
+    """The ids of the model's own chat template."""
+    broken, mark = broken_up(tokenizer, messages)
+    return template_ids(tokenizer, _render(tokenizer, broken), mark)
 
-    What a message spells like a control token is broken by a mark before the template sees it, so that in the result
-    only the template's own control tokens are left to be found; the mark is taken out of the text between them.
+
+def has_own_prompt(tokenizer: Any) -> bool:
+    """Whether the prompt is built here, and not by the model's chat template."""
+    return _own_prompt(_note(tokenizer)["kind"]) is not None
+
+
+def broken_up(tokenizer: Any, messages: Sequence[Mapping[str, Any]]) -> tuple[list[dict[str, Any]], str]:
+    """The messages as a chat template may see them, and the mark ("" when none was needed).
+
+    What a message spells like a control token is broken by the mark, so that in what the template makes of it only the
+    template's own control tokens are left to be found. Contents may be nested, as lists of parts are.
     """
     added = {token.content: token for token in tokenizer.added_tokens_decoder.values()}
-    texts = "".join(message["content"] for message in messages)
-    spelled = [name for name in added if name and name in texts]
+    texts = json.dumps(messages, ensure_ascii=False, default=str)
+    spelled = sorted((name for name in added if name and _inside(name, texts)), key=len, reverse=True)
     if not spelled:
-        return _ids(tokenizer(_render(tokenizer, messages), add_special_tokens=False))
+        return [dict(message) for message in messages], ""
     mark = next(chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in texts)
     broken = []
     for message in messages:
-        content = message["content"]
         # A model's own earlier answer may hold its thinking and tool marks; the template is meant to see those.
-        names = [name for name in spelled if added[name].special or message["role"] != "assistant"]
-        for name in sorted(names, key=len, reverse=True):
-            content = content.replace(name, name[0] + mark + name[1:])
-        broken.append({"role": message["role"], "content": content})
-    rendered = _render(tokenizer, broken)
-    every = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True) if name)
+        names = [name for name in spelled if added[name].special or message.get("role") != "assistant"]
+        change = partial(_broken, names=names, mark=mark)
+        broken.append({key: value if key == "role" else in_texts(value, change) for key, value in message.items()})
+    return broken, mark
+
+
+def _inside(name: str, dumped: str) -> bool:
+    """Whether a name is in a text that was written as JSON."""
+    return json.dumps(name, ensure_ascii=False)[1:-1] in dumped
+
+
+def _broken(text: str, names: Sequence[str], mark: str) -> str:
+    for name in names:
+        text = text.replace(name, name[0] + mark + name[1:])
+    return text
+
+
+def in_texts(value: Any, change: Callable[[str], str]) -> Any:
+    """The same lists and dictionaries, every text in them changed."""
+    if isinstance(value, str):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {key: in_texts(part, change) for key, part in value.items()}
+    return [in_texts(part, change) for part in value] if isinstance(value, list | tuple) else value
+
+
+def template_ids(tokenizer: Any, rendered: str, mark: str) -> list[int]:
+    """The ids of what a template made of messages that were `broken_up`; the mark is taken out of the text."""
+    if not mark:
+        return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+    added = {token.content for token in tokenizer.added_tokens_decoder.values()} - {""}
+    every = "|".join(re.escape(name) for name in sorted(added, key=len, reverse=True))
     plain, ids = _plain(tokenizer), []
     for part in re.split(f"({every})", rendered):
         if part in added:
@@ -111,10 +148,6 @@ def _by_template(tokenizer: Any, messages: Messages) -> list[int]:
         elif part:
             ids += plain.encode(part.replace(mark, ""), add_special_tokens=False).ids
     return ids
-
-
-def _ids(encoded: Any) -> list[int]:
-    return list(encoded["input_ids"])
 
 
 def _render(tokenizer: Any, messages: Messages) -> str:

@@ -36,9 +36,9 @@ SUPPORT = (
     Support("chatglm3", "ChatGLM3-6B", "ChatGLMModel", "GlmForCausalLM", True, _OWN_SYSTEM),
     Support("glm4", "GLM-4-9B", "ChatGLMModel", "GlmForCausalLM", True, _OWN_SYSTEM),
     Support("baichuan-7b", "Baichuan-7B", "BaiChuanForCausalLM", "LlamaForCausalLM", True, "put first", "a base model"),
-    Support("baichuan-13b", "Baichuan-13B", "BaichuanForCausalLM", "BaichuanAlibiForCausalLM", False, _IN_FRONT),
+    Support("baichuan-13b", "Baichuan-13B", "BaichuanForCausalLM", "BaichuanAlibiForCausalLM", True, _IN_FRONT),
     Support("baichuan2-7b", "Baichuan2-7B", "BaichuanForCausalLM", "LlamaForCausalLM", True, _OWN_SYSTEM),
-    Support("baichuan2-13b", "Baichuan2-13B", "BaichuanForCausalLM", "BaichuanAlibiForCausalLM", False, _OWN_SYSTEM),
+    Support("baichuan2-13b", "Baichuan2-13B", "BaichuanForCausalLM", "BaichuanAlibiForCausalLM", True, _OWN_SYSTEM),
 )
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from backends.families import load_pretrained, prepare, recognise
-from backends.families.baichuan_model import alibi_slopes
+from backends.families.alibi import alibi_slopes
 from tests.backends.families.conftest import quiet
 from tests.backends.families.reference import FAMILIES, change, copy_of, golden, weights_of
 from tests.shared_data import requires_shared

@@ -175,7 +175,8 @@ async def test_one_by_one_an_error_ends_its_request_only(monkeypatch: pytest.Mon
 
 
 def _baichuan() -> Any:
-    from backends.families.baichuan_model import BaichuanAlibiConfig, BaichuanAlibiForCausalLM
+    from backends.families.alibi import BaichuanAlibiConfig
+    from backends.families.baichuan_model import BaichuanAlibiForCausalLM
 
     return BaichuanAlibiForCausalLM(
         BaichuanAlibiConfig(

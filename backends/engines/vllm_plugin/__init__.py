@@ -1,0 +1,41 @@
+"""What vLLM needs to serve the families: their prompts, their text, and the class of the ALiBi models.
+
+vLLM finds `register` in each of its processes by the entry point in `entry/`, a folder that backends/engines/vllm.py
+puts on PYTHONPATH beside the root of the repository. Only vLLM's processes import what is in here.
+"""
+
+from __future__ import annotations
+
+# The release whose inner parts this is written against; requirements-vllm*.txt pin it.
+WRITTEN_FOR = "0.32"
+TOKENIZER_MODE = "quartet"
+
+
+def register() -> None:
+    """Make the families known to this process. Raises RuntimeError, one sentence, for a vLLM that this does not fit."""
+    try:
+        _register()
+    except (ImportError, AttributeError, TypeError) as error:
+        from vllm import __version__
+
+        raise RuntimeError(
+            f"Quartet's plugin is written for vLLM {WRITTEN_FOR} and does not fit vLLM {__version__}: {error}"
+        ) from error
+
+
+def _register() -> None:
+    from transformers import AutoConfig
+    from vllm.model_executor.models import ModelRegistry
+    from vllm.renderers.registry import RENDERER_REGISTRY
+    from vllm.tokenizers.registry import TokenizerRegistry
+
+    from backends.engines.vllm_plugin.greedy import greedy_is_greedy
+    from backends.families.alibi import BaichuanAlibiConfig
+
+    AutoConfig.register(BaichuanAlibiConfig.model_type, BaichuanAlibiConfig, exist_ok=True)
+    # By name: a process imports only what it uses.
+    ModelRegistry.register_model("BaichuanAlibiForCausalLM", f"{__name__}.alibi_model:BaichuanAlibiForCausalLM")
+    if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
+        RENDERER_REGISTRY.register(TOKENIZER_MODE, f"{__name__}.renderer", "FamilyRenderer")
+        TokenizerRegistry.register(TOKENIZER_MODE, f"{__name__}.renderer", "FamilyTokenizer")
+    greedy_is_greedy()
