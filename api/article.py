@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import live
 from api.article_request import ArticleCall, parse
-from api.errors import shape, unexpected
+from api.errors import Shape, error_shape, unexpected
 from backends.errors import InvalidRequest, NotFound, QuartetError
 from backends.types import Usage
 from rag.types import AnswerDelta, ChatRequest, Source
@@ -162,7 +162,7 @@ async def _stream(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None], sen
             if delta.text:
                 await _write(answer, delta.text, send)
     except QuartetError as error:
-        await _fail(answer, shape(error.code, error.message), send)
+        await _fail(answer, error_shape(error), send)
     except Exception as error:  # noqa: BLE001  the status line is out already: the stream itself has to say it
         await _fail(answer, unexpected(error), send)
     else:
@@ -175,7 +175,7 @@ async def _write(answer: Answer, new: str, send: Send) -> None:
     await live.write(send, new.encode() if answer.call.bare else _packed(answer.so_far()))
 
 
-async def _fail(answer: Answer, error: dict[str, dict[str, str]], send: Send) -> None:
+async def _fail(answer: Answer, error: Shape, send: Send) -> None:
     """Bare text has no place for an error: leaving the response unfinished tells the client that it was cut off."""
     if not answer.call.bare:
         await live.write(send, _packed({**answer.so_far(), **error}))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any
 
+from api.fields import flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import SamplingParams
 
@@ -42,133 +42,50 @@ def parse(body: bytes, content_type: str) -> ArticleCall:
         raise InvalidRequest("The body is empty: send the prompt as text, or as JSON with a field 'prompt'.")
     declared = content_type.partition(";")[0].strip().lower()
     if declared == "application/json" or (declared != "text/plain" and text.lstrip().startswith("{")):
-        return _from_json(_load(text))
+        return _from_json(load(text, "a field 'prompt'"))
     return ArticleCall(prompt=text, bare=True)
-
-
-def _load(text: str) -> Mapping[str, Any]:
-    try:
-        value = json.loads(text, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        hint = _hint(text[error.pos : error.pos + 5])
-        raise InvalidRequest(
-            f"The body is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}."
-        ) from None
-    except RecursionError:
-        raise InvalidRequest("The body is not usable JSON: it is nested too deeply.") from None
-    except ValueError:
-        raise InvalidRequest("The body is not usable JSON: a number in it is too long.") from None
-    if not isinstance(value, dict):
-        raise InvalidRequest("The body must be a JSON object with a field 'prompt'.")
-    return value
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise InvalidRequest(f"The body is not valid JSON: {name} is not a JSON number.")
-
-
-def _hint(at: str) -> str:
-    if at.startswith(("True", "False", "None")):
-        return " (JSON writes true, false and null)"
-    if at.startswith("'"):
-        return " (JSON takes double quotes)"
-    return ""
 
 
 def _from_json(body: Mapping[str, Any]) -> ArticleCall:
     bare = "prompt" not in body and "input_ids" in body
-    prompt = _text(body, "input_ids" if bare else "prompt")
+    prompt = text_in(body, "input_ids" if bare else "prompt")
     if not prompt.strip():
-        raise InvalidRequest("prompt is missing or empty: it is the text to answer.")
-    if _flag(body, "no_template"):
-        raise InvalidRequest("no_template is not offered: every model answers through its own chat template.")
-    _flag(body, "use_cache")  # checked, and otherwise without effect: the engines always keep their cache
-    knowledge_base = _text(body, "knowledge_base")
-    grounded = _flag(body, "langchain")
+        raise InvalidRequest("prompt is missing or empty: it is the text to answer.", "prompt")
+    if flag(body, "no_template"):
+        raise InvalidRequest(
+            "no_template is not offered: every model answers through its own chat template.", "no_template"
+        )
+    flag(body, "use_cache")  # checked, and otherwise without effect: the engines always keep their cache
+    knowledge_base = text_in(body, "knowledge_base")
+    grounded = flag(body, "langchain")
     return ArticleCall(
         prompt=prompt,
         history=_history(body.get("history")),
-        system_prompt=_text(body, "system_prompt"),
+        system_prompt=text_in(body, "system_prompt"),
         params=SamplingParams(
-            max_new_tokens=_integer(body, "max_new_tokens"),
-            temperature=_number(body, "temperature"),
-            top_k=_integer(body, "top_k"),
-            top_p=_number(body, "top_p"),
-            repetition_penalty=_number(body, "repetition_penalty"),
-            do_sample=_flag(body, "do_sample"),
-            seed=_integer(body, "seed"),
-            stop=_texts(body, "stop") + _texts(body, "stop_sequences"),
+            max_new_tokens=integer(body, "max_new_tokens"),
+            temperature=number(body, "temperature"),
+            top_k=integer(body, "top_k"),
+            top_p=number(body, "top_p"),
+            repetition_penalty=number(body, "repetition_penalty"),
+            do_sample=flag(body, "do_sample"),
+            seed=integer(body, "seed"),
+            stop=texts(body, "stop") + texts(body, "stop_sequences"),
         ),
         grounded=bool(knowledge_base) if grounded is None else grounded,
         knowledge_base=knowledge_base,
-        model=_text(body, "model"),
-        stream=_flag(body, "use_stream_chat") or False,
+        model=text_in(body, "model"),
+        stream=flag(body, "use_stream_chat") or False,
         bare=bare,
     )
-
-
-def _clean(text: str) -> str:
-    # JSON can spell half of a surrogate pair, which no encoder takes.
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _text(body: Mapping[str, Any], name: str) -> str:
-    value = body.get(name)
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise InvalidRequest(f"{name} must be a text.")
-    return _clean(value)
-
-
-def _texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    value = body.get(name)
-    if value is None:
-        return ()
-    if isinstance(value, str):
-        return (_clean(value),)
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise InvalidRequest(f"{name} must be a list of texts.")
-    return tuple(_clean(item) for item in value)
-
-
-def _flag(body: Mapping[str, Any], name: str) -> bool | None:
-    value = body.get(name)
-    if value is None or isinstance(value, bool):
-        return value
-    spelled = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else None
-    if spelled is None:
-        raise InvalidRequest(f"{name} must be true or false.")
-    return spelled
-
-
-def _number(body: Mapping[str, Any], name: str) -> float | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidRequest(f"{name} must be a number.")
-    try:
-        return float(value)
-    except OverflowError:
-        raise InvalidRequest(f"{name} is too large a number.") from None
-
-
-def _integer(body: Mapping[str, Any], name: str) -> int | None:
-    value = body.get(name)
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
-        raise InvalidRequest(f"{name} must be a whole number.")
-    return int(value)
 
 
 def _history(value: Any) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
     if not isinstance(value, list):
-        raise InvalidRequest("history must be a list of [question, answer] pairs.")
+        raise InvalidRequest("history must be a list of [question, answer] pairs.", "history")
     for index, turn in enumerate(value):
         if not isinstance(turn, list) or len(turn) != 2 or not all(isinstance(part, str) for part in turn):
-            raise InvalidRequest(f"history[{index}] must be a pair of texts: [question, answer].")
-    return tuple((_clean(question), _clean(answer)) for question, answer in value)
+            raise InvalidRequest(f"history[{index}] must be a pair of texts: [question, answer].", "history")
+    return tuple((question, answer) for question, answer in value)

@@ -48,6 +48,20 @@ STATUS: Mapping[type[QuartetError], int] = {
     StorageFull: 507,
 }
 
+Shape = dict[str, dict[str, str | None]]
+
+# code -> what OpenAI calls an error of this kind, where it is not the request's fault.
+_OPENAI_TYPES: Mapping[str, str] = {
+    "unauthorized": "authentication_error",
+    "forbidden_host": "permission_error",
+    "forbidden_origin": "permission_error",
+    "busy": "rate_limit_error",
+    **dict.fromkeys(
+        ("error", "model_error", "no_model", "engine_failed", "hub_unreachable", "storage_full", "internal"),
+        "server_error",
+    ),
+}
+
 # What Starlette and FastAPI raise by themselves, in our words.
 _HTTP_WORDS: Mapping[int, tuple[str, str]] = {
     400: ("invalid_request", "The request is malformed."),
@@ -62,9 +76,10 @@ def status_of(error: QuartetError) -> int:
     return next(STATUS[kind] for kind in type(error).__mro__ if kind in STATUS)
 
 
-def shape(code: str, message: str) -> dict[str, dict[str, str]]:
-    """The JSON form of every error."""
-    return {"error": {"code": code, "message": message}}
+def shape(code: str, message: str, field: str = "") -> Shape:
+    """The JSON form of every error, which is also OpenAI's: its clients look for `type` and `param`."""
+    kind = _OPENAI_TYPES.get(code, "invalid_request_error")
+    return {"error": {"code": code, "message": message, "type": kind, "param": field or None}}
 
 
 def error_response(error: QuartetError) -> Response:
@@ -76,10 +91,15 @@ def error_response(error: QuartetError) -> Response:
         headers["Retry-After"] = "5"
     elif isinstance(error, Unauthorized):
         headers["WWW-Authenticate"] = "Bearer"
-    return JSONResponse(shape(error.code, error.message), status_of(error), headers)
+    return JSONResponse(error_shape(error), status_of(error), headers)
 
 
-def unexpected(error: BaseException) -> dict[str, dict[str, str]]:
+def error_shape(error: QuartetError) -> Shape:
+    """The JSON form of an error that a user may see."""
+    return shape(error.code, error.message, error.field if isinstance(error, InvalidRequest) else "")
+
+
+def unexpected(error: BaseException) -> Shape:
     """The JSON form of an error nobody foresaw: a number to look up in the log, where the details go and stay."""
     number = secrets.token_hex(4)
     logger.error("unexpected error %s", number, exc_info=error)
@@ -130,7 +150,7 @@ async def _validation_error(request: Request, error: Exception) -> Response:
     where = ".".join(str(part) for part in first["loc"][1:])
     if not where:
         return error_response(InvalidRequest("The body must be a JSON object, sent as application/json."))
-    return error_response(InvalidRequest(f"{where}: {first['msg']}."))
+    return error_response(InvalidRequest(f"{where}: {first['msg']}.", where))
 
 
 def install(app: FastAPI) -> None:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.types import Receive, Scope, Send
 
 from api import live
-from api.errors import shape, unexpected
+from api.errors import error_shape, unexpected
 from backends.catalog import CATALOG, CatalogEntry
 from backends.errors import Conflict, InvalidRequest, QuartetError
 from backends.models import ModelSpec, ModelStatus
@@ -137,6 +137,6 @@ async def _events(models: ModelManager, spec: ModelSpec) -> AsyncGenerator[tuple
     try:
         yield "ready", asdict(load.result())
     except QuartetError as error:
-        yield "failed", shape(error.code, error.message)
+        yield "failed", error_shape(error)
     except Exception as error:  # noqa: BLE001  the status line is out already: the stream itself has to say it
         yield "failed", unexpected(error)

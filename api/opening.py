@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 class HoldUntilOpen:
     """ASGI middleware: holds every request that may need a service until `opened` is set.
 
-    Pages, scripts and /health are plain GETs outside /api, and go through at once.
+    Pages, scripts and /health are plain GETs outside /api and /v1, and go through at once.
     """
 
     def __init__(self, app: ASGIApp, opened: asyncio.Event) -> None:
@@ -18,6 +18,8 @@ class HoldUntilOpen:
         self.opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["method"] not in ("GET", "HEAD") or scope["path"].startswith("/api/")):
+        if scope["type"] == "http" and (
+            scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(("/api/", "/v1/"))
+        ):
             await self.opened.wait()
         await self.app(scope, receive, send)

@@ -15,7 +15,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from api import article, docs, errors, health, knowledge_bases, login, management
+from api import article, docs, errors, health, knowledge_bases, login, management, openai
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
@@ -77,6 +77,7 @@ def create_app(
     app.include_router(health.router(models))
     app.include_router(login.router(token, sessions, Attempts(10, 300)))
     app.include_router(article.router(models, knowledge, chat))
+    app.include_router(openai.router(models, knowledge, chat))
     app.include_router(management.router(models, knowledge, settings.version))
     app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
     app.include_router(docs.router(app))
@@ -85,13 +86,15 @@ def create_app(
 
 
 def _rest_of_api(app: FastAPI) -> APIRouter:
-    """What is left under /api gets our 404 or 405, not the page's."""
+    """What is left under /api and /v1 gets our 404 or 405, not the page's."""
     routes = APIRouter(include_in_schema=False)
 
     methods = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 
     @routes.api_route("/api", methods=methods)
     @routes.api_route("/api/{rest:path}", methods=methods)
+    @routes.api_route("/v1", methods=methods)
+    @routes.api_route("/v1/{rest:path}", methods=methods)
     async def nothing(request: Request) -> Response:
         known = any(route.matches(request.scope)[0] is Match.PARTIAL for route in app.routes)
         raise HTTPException(405 if known else 404)

@@ -32,7 +32,13 @@ class QuartetError(Exception):
 
 
 class InvalidRequest(QuartetError):
+    """`field` names the field that is wrong, where it is one."""
+
     code = "invalid_request"
+
+    def __init__(self, message: str, field: str = "") -> None:
+        super().__init__(message)
+        self.field = field
 
 
 class NotFound(QuartetError):

@@ -22,19 +22,27 @@ def request_body(model: str, messages: Sequence[Message], params: SamplingParams
     wanted = {
         "max_tokens": params.max_new_tokens,
         "temperature": 0.0 if params.do_sample is False else params.temperature,
+        # Alone it makes a model sample that is greedy by itself, with the temperature that it brings along.
+        "do_sample": params.do_sample or None,
         "top_p": params.top_p,
         "top_k": params.top_k,
         "repetition_penalty": params.repetition_penalty,
         "seed": params.seed,
         "stop": list(params.stop) or None,
     }
+    asked: Body = {"prompt": messages[-1].content} if params.raw else {"messages": [_turn(one) for one in messages]}
     return {
+        **params.extra,
         "model": model,
-        "messages": [{"role": message.role, "content": message.content} for message in messages],
+        **asked,
         "stream": True,
         "stream_options": {"include_usage": True},
         **{name: value for name, value in wanted.items() if value is not None},
     }
+
+
+def _turn(message: Message) -> Body:
+    return {**message.extra, "role": message.role, "content": message.content}
 
 
 class Answer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -58,12 +58,17 @@ class ChatService:
         Raises before the first delta: InvalidRequest (no question, one too long, a knowledge base with nothing to
         search), NotFound (no such knowledge base), and what the model raises before its first word.
         """
+        if not request.messages and not request.prompt.strip():
+            raise InvalidRequest("The question is empty; type one.")
+        if not request.knowledge_base:  # nothing to retrieve, and every token of every chat goes through here
+            async with aclosing(self._answer(await self._prompt(_Found(request, ())))) as answer:
+                async for delta in answer:
+                    yield delta
+            return
         # LangChain takes a second to import: with the first question, and not on the event loop.
         await asyncio.to_thread(importlib.import_module, "langchain_core.runnables")
         from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
-        if not request.prompt.strip():
-            raise InvalidRequest("The question is empty; type one.")
         async with AsyncExitStack() as stack:
 
             async def model(prompted: AsyncIterator[_Prompted]) -> AsyncIterator[AnswerDelta]:
@@ -79,8 +84,6 @@ class ChatService:
                 yield delta
 
     async def _retrieve(self, request: ChatRequest) -> _Found:
-        if not request.knowledge_base:
-            return _Found(request, ())
         hits = await self._knowledge.search(request.knowledge_base, request.prompt, self._top_k)
         hits = [hit for hit in hits if hit.score >= self._threshold]
         if not hits:
@@ -88,6 +91,8 @@ class ChatService:
         return _Found(request, tuple(hits))
 
     async def _prompt(self, found: _Found) -> _Prompted:
+        if found.request.messages:
+            return _Prompted(found.request, Prompt(found.request.messages, None))
         context = self._context_length()
         if found.request.knowledge_base:
             return _Prompted(found.request, grounded_prompt(found.request, found.hits, context))
@@ -107,9 +112,9 @@ class ChatService:
             if prompt.sources is not None:
                 yield AnswerDelta(sources=prompt.sources)
             if first:
-                yield AnswerDelta(first.text, None, first.finish_reason, first.usage)
+                yield _answer_delta(first)
             async for delta in deltas:
-                yield AnswerDelta(delta.text, None, delta.finish_reason, delta.usage)
+                yield _answer_delta(delta)
         finally:
             await deltas.aclose()
 
@@ -123,3 +128,7 @@ class ChatService:
         if states == {"failed"}:
             raise InvalidRequest(f"None of the files in “{base}” could be read; upload a document that can be.")
         raise InvalidRequest(f"The files in “{base}” are still being read; ask again when one is searchable.")
+
+
+def _answer_delta(delta: Delta) -> AnswerDelta:
+    return AnswerDelta(delta.text, None, delta.finish_reason, delta.usage, delta.reasoning, delta.pieces, delta.extra)

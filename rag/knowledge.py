@@ -24,7 +24,7 @@ from rag.ranking import THRESHOLD
 from rag.types import FileRecord, Hit, KnowledgeBase
 
 if TYPE_CHECKING:
-    from rag.embeddings import PassageEmbeddings
+    from rag.embeddings import PassageEmbeddings, Vectors
     from rag.ingest import Ingest
     from rag.langchain import KnowledgeBaseRetriever, KnowledgeBaseStore
     from rag.retriever import Retriever
@@ -36,6 +36,7 @@ Files = list[FileRecord]
 Hits = list[Hit]
 
 _MIB = 1024 * 1024
+_TEXTS_AT_ONCE = 32  # of a call for vectors; between two such lots it can be given up
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,36 @@ class KnowledgeService:
         if not 1 <= top_k <= 100:
             raise InvalidRequest(f"top_k must be between 1 and 100; it was {top_k}.")
         return await asyncio.to_thread(self._open_parts.retriever.search, base_name(base), query, top_k)
+
+    @property
+    def embedding_model(self) -> str:
+        """What the embedding model is called: its hub id, or the name of its folder."""
+        from rag.embeddings import BUNDLED
+
+        model = self._embedding_model or BUNDLED
+        return Path(model).name if Path(model).is_absolute() else model
+
+    async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
+        """One normalised float32 row for each text, and how many tokens they have together.
+
+        Raises InvalidRequest for a text that the embedding model cannot read whole. Whoever stops waiting stops it.
+        """
+        import numpy as np
+
+        embeddings, rows, tokens = self._open_parts.embeddings, [], 0
+        for start in range(0, len(texts), _TEXTS_AT_ONCE):
+            part = texts[start : start + _TEXTS_AT_ONCE]
+            counts = await asyncio.to_thread(embeddings.count_tokens, part)
+            longest = (await asyncio.to_thread(lambda: embeddings.description)).max_tokens
+            for number, count in enumerate(counts, start):
+                if count > longest:
+                    raise InvalidRequest(
+                        f"input[{number}] has {count} tokens, and the embedding model reads {longest}: split it.",
+                        "input",
+                    )
+            rows.append(await asyncio.to_thread(embeddings.passage_vectors, part))
+            tokens += sum(counts)
+        return np.concatenate(rows), tokens
 
     def vector_store(self, base: str) -> KnowledgeBaseStore:
         """The knowledge base as LangChain's VectorStore, to search in. Its methods block."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
-from backends.types import SamplingParams, Usage
+from backends.types import Message, SamplingParams, Usage
 
 FileState = Literal["uploaded", "parsing", "embedding", "searchable", "failed"]
 
@@ -71,20 +72,29 @@ class Source:
 @dataclass(frozen=True)
 class AnswerDelta:
     """A piece of an answer. The first one of an answer from documents carries `sources` (maybe empty) and no text;
-    the last one carries `finish_reason` ("stop" | "length") and, where the engine counts, `usage`."""
+    the last one carries `finish_reason` ("stop" | "length" | "tool_calls") and, where the engine counts, `usage`.
+    `reasoning`, `pieces` and `extra` are as in backends.types.Delta."""
 
     text: str = ""
     sources: tuple[Source, ...] | None = None
     finish_reason: str | None = None
     usage: Usage | None = None
+    reasoning: str = ""
+    pieces: tuple[str, ...] = ()
+    extra: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
 class ChatRequest:
-    """One question. `history` holds earlier (question, answer) pairs, oldest first. No `knowledge_base`: plain chat."""
+    """One question. `history` holds earlier (question, answer) pairs, oldest first. No `knowledge_base`: plain chat.
+
+    `messages` is a whole conversation in place of prompt, history and system prompt: the model gets it as it is, where
+    of a history it gets as much as it can read.
+    """
 
     prompt: str
     history: tuple[tuple[str, str], ...] = ()
     system_prompt: str = ""
     params: SamplingParams = field(default_factory=SamplingParams)
     knowledge_base: str = ""
+    messages: tuple[Message, ...] = ()

@@ -112,6 +112,15 @@ async def test_only_what_was_asked_for_goes_over_the_wire() -> None:
     assert full == always | {"max_tokens": 9, "temperature": 0.0, "top_k": 5, "seed": 3, "stop": ["\n"]}
 
 
+async def test_asking_to_sample_is_said_and_what_is_not_ours_goes_along() -> None:
+    async with upstream(sends(event("x", "stop"), DONE)) as server:
+        extra = {"min_p": 0.1, "model": "other", "stream": False}
+        await answer(server.url, SamplingParams(do_sample=True, extra=extra))
+    body = server.requests[0][1]
+    assert (body["do_sample"], body["min_p"], body["model"], body["stream"]) == (True, 0.1, "tiny", True)
+    assert "temperature" not in body
+
+
 async def test_a_server_with_a_dialect_gets_its_body_changed() -> None:
     async with upstream(sends(event("x", "stop"), DONE)) as server:
         await answer(server.url, prepared=lambda body: body | {"extra": 1})

@@ -1,0 +1,98 @@
+"""Reads the fields of a JSON body, each with an error that names it. Knows no route."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+from backends.errors import InvalidRequest
+
+
+def load(text: str, holding: str) -> Mapping[str, Any]:
+    """The JSON object in a body; `holding` says what it should hold, for whoever sends something else."""
+    try:
+        value = json.loads(text, parse_constant=_no_constant)
+        if "\\ud" in text.lower():
+            # JSON can spell half of a surrogate pair, which no encoder takes.
+            value = json.loads(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+    except json.JSONDecodeError as error:
+        hint = _hint(text[error.pos : error.pos + 5])
+        raise InvalidRequest(
+            f"The body is not valid JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}."
+        ) from None
+    except RecursionError:
+        raise InvalidRequest("The body is not usable JSON: it is nested too deeply.") from None
+    except ValueError:
+        raise InvalidRequest("The body is not usable JSON: a number in it is too long.") from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"The body must be a JSON object with {holding}.")
+    return value
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise InvalidRequest(f"The body is not valid JSON: {name} is not a JSON number.")
+
+
+def _hint(at: str) -> str:
+    if at.startswith(("True", "False", "None")):
+        return " (JSON writes true, false and null)"
+    if at.startswith("'"):
+        return " (JSON takes double quotes)"
+    return ""
+
+
+def text_in(body: Mapping[str, Any], name: str) -> str:
+    """A text, "" where there is none."""
+    value = body.get(name)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InvalidRequest(f"{name} must be a text.", name)
+    return value
+
+
+def texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    """A text or a list of them."""
+    value = body.get(name)
+    if value is None:
+        return ()
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+        raise InvalidRequest(f"{name} must be a list of texts.", name)
+    return tuple(value)
+
+
+def flag(body: Mapping[str, Any], name: str) -> bool | None:
+    """True or false, also spelled as a text, as real clients do."""
+    value = body.get(name)
+    if value is None or isinstance(value, bool):
+        return value
+    spelled = {"true": True, "false": False}.get(value.lower()) if isinstance(value, str) else None
+    if spelled is None:
+        raise InvalidRequest(f"{name} must be true or false.", name)
+    return spelled
+
+
+def number(body: Mapping[str, Any], name: str) -> float | None:
+    """A number, whole or not."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidRequest(f"{name} must be a number.", name)
+    try:
+        return float(value)
+    except OverflowError:
+        raise InvalidRequest(f"{name} is too large a number.", name) from None
+
+
+def integer(body: Mapping[str, Any], name: str) -> int | None:
+    """A whole number, also written as 3.0."""
+    value = body.get(name)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or value != value // 1:
+        raise InvalidRequest(f"{name} must be a whole number.", name)
+    return int(value)
