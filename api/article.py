@@ -111,10 +111,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
         last one carries `usage` and `sources`. `langchain` answers from the documents of `knowledge_base`."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
-        if call.model and call.model != models.status.name:
-            raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
-        base = await _base(call, knowledge)
-        question = ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base)
+        question = await chat_request(call, models, knowledge)
 
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
             async with aclosing(chat.stream(question)) as deltas:
@@ -126,6 +123,14 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
         return live.LiveResponse(work)
 
     return routes
+
+
+async def chat_request(call: ArticleCall, models: ModelManager, knowledge: KnowledgeService) -> ChatRequest:
+    """What the service is asked. Raises NotFound for another model than the one in service, and InvalidRequest."""
+    if call.model and call.model != models.status.name:
+        raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
+    base = await _base(call, knowledge)
+    return ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base)
 
 
 async def _base(call: ArticleCall, knowledge: KnowledgeService) -> str:

@@ -41,15 +41,26 @@ def parse(body: bytes, content_type: str) -> ArticleCall:
     if not text.strip():
         raise InvalidRequest("The body is empty: send the prompt as text, or as JSON with a field 'prompt'.")
     declared = content_type.partition(";")[0].strip().lower()
-    if declared == "application/json" or (declared != "text/plain" and text.lstrip().startswith("{")):
-        return _from_json(load(text, "a field 'prompt'"))
+    if declared == "application/json" or (declared != "text/plain" and is_json(text)):
+        return from_json(load_call(text))
     return ArticleCall(prompt=text, bare=True)
 
 
-def _from_json(body: Mapping[str, Any]) -> ArticleCall:
+def is_json(text: str) -> bool:
+    """Whether a text of no declared type is meant as a JSON object."""
+    return text.lstrip().startswith("{")
+
+
+def load_call(text: str) -> Mapping[str, Any]:
+    """The fields of a JSON body. Raises InvalidRequest with line and column of what is wrong."""
+    return load(text, "a field 'prompt'")
+
+
+def from_json(body: Mapping[str, Any], *, streamed: bool = False, needs_prompt: bool = True) -> ArticleCall:
+    """Read the fields; `streamed` is what a missing use_stream_chat means. Raises InvalidRequest with the field."""
     bare = "prompt" not in body and "input_ids" in body
     prompt = text_in(body, "input_ids" if bare else "prompt")
-    if not prompt.strip():
+    if needs_prompt and not prompt.strip():
         raise InvalidRequest("prompt is missing or empty: it is the text to answer.", "prompt")
     if flag(body, "no_template"):
         raise InvalidRequest(
@@ -57,7 +68,7 @@ def _from_json(body: Mapping[str, Any]) -> ArticleCall:
         )
     flag(body, "use_cache")  # checked, and otherwise without effect: the engines always keep their cache
     knowledge_base = text_in(body, "knowledge_base")
-    grounded = flag(body, "langchain")
+    grounded, stream = flag(body, "langchain"), flag(body, "use_stream_chat")
     return ArticleCall(
         prompt=prompt,
         history=_history(body.get("history")),
@@ -75,7 +86,7 @@ def _from_json(body: Mapping[str, Any]) -> ArticleCall:
         grounded=bool(knowledge_base) if grounded is None else grounded,
         knowledge_base=knowledge_base,
         model=text_in(body, "model"),
-        stream=flag(body, "use_stream_chat") or False,
+        stream=streamed if stream is None else stream,
         bare=bare,
     )
 

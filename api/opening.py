@@ -18,8 +18,9 @@ class HoldUntilOpen:
         self.opened = opened
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (
-            scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(("/api/", "/v1/"))
+        if scope["type"] == "websocket" or (
+            scope["type"] == "http"
+            and (scope["method"] not in ("GET", "HEAD") or scope["path"].startswith(("/api/", "/v1/")))
         ):
             await self.opened.wait()
         await self.app(scope, receive, send)

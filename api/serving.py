@@ -13,6 +13,7 @@ import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 
 class PatientProtocol(H11Protocol):
@@ -58,11 +59,37 @@ class PatientProtocol(H11Protocol):
             self.transport.abort()
 
 
+class PatientSocket(WebSocketsSansIOProtocol):
+    """A WebSocket that gives up on a client which does not read; pings tell one that is gone."""
+
+    stall_limit = PatientProtocol.stall_limit
+
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.stall_limit, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._in_time()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._in_time()
+        super().connection_lost(exc)
+
+    def _in_time(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
 class Server(uvicorn.Server):
     """Calls `on_listening` once requests are taken. On SIGINT or SIGTERM it takes no more, lets the `busy()` answers
     finish for up to `drain` seconds, and then closes what is left: an open page would keep its connection for ever."""
 
     protocol: type[PatientProtocol] = PatientProtocol
+    socket_protocol: type[PatientSocket] = PatientSocket
     drain = 30.0
 
     def __init__(
@@ -72,6 +99,7 @@ class Server(uvicorn.Server):
             uvicorn.Config(
                 app,
                 http=self.protocol,
+                ws=self.socket_protocol,
                 log_config=None,
                 access_log=False,
                 limit_concurrency=512,
@@ -97,7 +125,8 @@ class Server(uvicorn.Server):
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
-            connection.shutdown()
+            if not isinstance(connection, PatientSocket):  # its answers would be cut off
+                connection.shutdown()
         if self._busy():
             self._on_drain(self._busy())
         loop = asyncio.get_running_loop()
@@ -106,7 +135,8 @@ class Server(uvicorn.Server):
             await asyncio.sleep(0.1)
         await asyncio.sleep(0.1)  # the last bytes of the last answers
         for connection in list(self.server_state.connections):
-            connection.transport.abort()
+            if not isinstance(connection, PatientSocket):  # those are told by what follows
+                connection.transport.abort()
         await super().shutdown(sockets)
 
     @contextmanager

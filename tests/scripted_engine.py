@@ -16,6 +16,11 @@ from typing import Any
 NAME = "scripted-model"
 
 
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 256  # connections that may wait; the usual five refuse a crowd
+
+
 class ScriptedEngine:
     """Answers every question with "word1 word2 ..." up to `words`, or to the question's own max_tokens."""
 
@@ -28,8 +33,7 @@ class ScriptedEngine:
         self.made = 0  # words, of all answers
         self.open = 0  # answers being made
         self._lock = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self))
-        self._server.daemon_threads = True
+        self._server = _Server(("127.0.0.1", 0), _handler(self))
 
     @property
     def url(self) -> str:

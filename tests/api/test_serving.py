@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -13,12 +14,15 @@ import pytest
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, WebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocket
+from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import ConnectionClosed
 
 from api import live
 from api.limits import BodyLimits, Pace
-from api.serving import PatientProtocol, Server
+from api.serving import PatientProtocol, PatientSocket, Server
 
 LIMIT = 100_000
 
@@ -28,8 +32,13 @@ class ImpatientProtocol(PatientProtocol):
     stall_limit = 0.5
 
 
+class ImpatientSocket(PatientSocket):
+    stall_limit = 0.5
+
+
 class ShortServer(Server):
     protocol = ImpatientProtocol
+    socket_protocol = ImpatientSocket
     drain = 5.0
 
 
@@ -87,7 +96,22 @@ def application(counts: Counts, swallow: bool = False) -> ASGIApp:
 
         return live.LiveResponse(work)
 
+    async def talk(socket: WebSocket) -> None:
+        """Ten words, or frames without end, as the client says."""
+        await socket.accept()
+        many = await socket.receive_text() == "many"
+        counts.answers += 1
+        try:
+            for _ in itertools.count() if many else range(10):
+                await socket.send_text("x" * 65_536 if many else "word")
+                await asyncio.sleep(0 if many else 0.1)
+        finally:
+            counts.answers -= 1
+            counts.ended.set()
+        await socket.receive()
+
     routes = [
+        WebSocketRoute("/talk", talk),
         Route("/size", size, methods=["POST"]),
         Route("/endless", endless),
         Route("/slow", slow),
@@ -199,6 +223,17 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_answer_stopped() -
         del reader
 
 
+async def test_a_websocket_client_that_does_not_read_is_cut_off_too() -> None:
+    counts = Counts()
+    async with serving(counts) as (_, port, _):
+        client = await connect(f"ws://127.0.0.1:{port}/talk", proxy=None, max_queue=1, compression=None)
+        await client.send("many")
+        await asyncio.wait_for(counts.ended.wait(), 10)
+        assert counts.answers == 0
+        client.transport.abort()
+        await client.wait_closed()
+
+
 async def stop_during(path: str, stop: Callable[[ShortServer], None], counts: Counts) -> bytes:
     """What a client that has begun to read still gets after the server was told to stop."""
     async with serving(counts) as (server, port, task):
@@ -226,6 +261,26 @@ async def test_an_answer_under_way_is_finished_before_the_end() -> None:
     counts = Counts()
     assert (await stop_during("/slow", terminate, counts)).count(b"word ") == 10
     assert counts.drained == [1]
+
+
+async def test_an_answer_over_a_websocket_is_finished_before_the_end_and_then_told_why() -> None:
+    counts = Counts()
+    async with serving(counts) as (server, port, task):
+        async with connect(f"ws://127.0.0.1:{port}/talk", proxy=None) as client:
+            await client.send("ten words")
+            assert await client.recv() == "word"
+            terminate(server)
+            words = [word async for word in _until_closed(client)]
+        await asyncio.wait_for(asyncio.shield(task), 10)
+    assert words == ["word"] * 9
+    assert client.close_code == 1012  # service restart
+
+
+async def _until_closed(client: ClientConnection) -> AsyncIterator[str]:
+    with suppress(ConnectionClosed):
+        async with asyncio.timeout(10):
+            while True:
+                yield str(await client.recv())
 
 
 async def test_an_open_page_does_not_hold_up_the_end() -> None:
