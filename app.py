@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 VERSION = "0.1.0"
 BACKENDS = ("auto", "vllm", "transformers", "openai", "quote")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+LOG_FORMATS = ("text", "json")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """examples:
   python app.py                                        the page at http://127.0.0.1:8000, no model needed
@@ -61,6 +62,7 @@ class Settings:
     precision: str
     vllm_python: str
     embedding_model: str
+    log_format: str
 
     @property
     def public(self) -> bool:
@@ -106,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model (default: a small English one that is built in)")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
+    other.add_argument("--log-format", choices=LOG_FORMATS, default="text", metavar="FORM", help="text, or json: one object a line, one for each request too (default: text)")  # fmt: skip  # noqa: E501
     other.add_argument("--version", action="version", version=f"Quartet {VERSION}")
     other.add_argument("--help", "-h", action="help", help="show this and end")
     return parser
@@ -156,6 +159,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         precision=given.precision,
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
         embedding_model=given.embedding_model,
+        log_format=given.log_format,
     )
 
 
@@ -219,12 +223,11 @@ def quiet_libraries(environment: Any) -> None:
 
 def serve(settings: Settings, listener: socket.socket) -> None:
     """Build the services and the one app, and answer requests until a signal ends it. Raises CannotStart."""
+    from api.metrics import MeteredChat, MeteredKnowledge, Metrics
     from api.server import ApiSettings, create_app
     from api.serving import Server
     from backends.errors import QuartetError
     from backends.models import EngineSettings, ModelManager, ModelSpec
-    from rag.chain import ChatService
-    from rag.knowledge import KnowledgeService
     from webui.page import PageSettings, mount_page
 
     engines = EngineSettings(
@@ -236,8 +239,9 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         vllm_python=settings.vllm_python,
     )
     models = ModelManager(engines)
-    knowledge = KnowledgeService(settings.data_dir, settings.embedding_model)
-    chat = ChatService(models, knowledge, lambda: models.status.context_length)
+    metrics = Metrics()
+    knowledge = MeteredKnowledge(metrics, settings.data_dir, settings.embedding_model)
+    chat = MeteredChat(metrics, models, knowledge, lambda: models.status.context_length)
     opened = asyncio.Event()
     trouble: list[str] = []
 
@@ -258,9 +262,11 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         if settings.model_path or settings.engine_url:
             models.start_loading(ModelSpec(settings.model_path, settings.model_type, settings.backend))
         opening = asyncio.create_task(open_knowledge())
+        following = asyncio.create_task(metrics.follow(models))
         try:
             yield
         finally:
+            following.cancel()
             try:
                 await models.close()
             finally:
@@ -276,7 +282,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     incoming = settings.data_dir / "incoming"
     shutil.rmtree(incoming, ignore_errors=True)  # what a killed process left there
     incoming.mkdir(mode=0o700)
-    app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), opened, lifespan)
+    app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), opened, metrics, lifespan)
     mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
     server = Server(app, listening, lambda: models.status.in_flight, draining)
     asyncio.run(server.serve([listener]))
@@ -284,12 +290,23 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         raise CannotStart(trouble[0])
 
 
+def log(form: str) -> None:
+    """Log to stderr; as JSON with a line for each request."""
+    from api.request_log import JsonLines
+
+    handler = logging.StreamHandler()
+    text = logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s")
+    handler.setFormatter(JsonLines() if form == "json" else text)
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    logging.getLogger("quartet").setLevel(logging.INFO)
+    logging.getLogger("quartet.access").setLevel(logging.INFO if form == "json" else logging.WARNING)
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run Quartet; the result is the exit code."""
     settings = read_settings(arguments, os.environ)
     os.umask(0o077)  # documents are private
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("quartet").setLevel(logging.INFO)
+    log(settings.log_format)
     try:
         with open_port(settings.host, settings.port) as listener, claim(settings.data_dir):
             quiet_libraries(os.environ)

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from api.request_log import request_id
 from backends.errors import (
     Busy,
     Conflict,
@@ -101,7 +102,7 @@ def error_shape(error: QuartetError) -> Shape:
 
 def unexpected(error: BaseException) -> Shape:
     """The JSON form of an error nobody foresaw: a number to look up in the log, where the details go and stay."""
-    number = secrets.token_hex(4)
+    number = request_id() or secrets.token_hex(8)
     logger.error("unexpected error %s", number, exc_info=error)
     return shape("internal", f"Something went wrong inside Quartet; the log has the details under {number}.")
 

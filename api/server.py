@@ -19,7 +19,9 @@ from api import article, article_socket, docs, errors, health, knowledge_bases, 
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
+from api.metrics import CountRequests, Metrics
 from api.opening import HoldUntilOpen
+from api.request_log import RequestLog
 from api.sessions import Attempts, Sessions
 
 if TYPE_CHECKING:
@@ -45,6 +47,7 @@ def create_app(
     chat: ChatService,
     settings: ApiSettings,
     opened: asyncio.Event,
+    metrics: Metrics,
     lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]] | None = None,
 ) -> FastAPI:
     """The app with all HTTP routes. Whatever is mounted on it later is behind the same guards.
@@ -64,6 +67,8 @@ def create_app(
         docs_url=None,  # both pages would load their scripts from another host; ours is in docs.py
         redoc_url=None,
         middleware=[
+            Middleware(RequestLog),
+            Middleware(CountRequests, metrics),
             Middleware(SecurityHeaders),
             Middleware(errors.CatchUnexpected),
             Middleware(Access, token, sessions, Attempts(100, 60)),
@@ -75,6 +80,7 @@ def create_app(
     )
     errors.install(app)
     app.include_router(health.router(models))
+    app.include_router(metrics.router(models))
     app.include_router(login.router(token, sessions, Attempts(10, 300)))
     app.include_router(article.router(models, knowledge, chat))
     app.include_router(openai.router(models, knowledge, chat))
