@@ -22,6 +22,11 @@ _REASONS = (
         "Quartet fits vLLM {what} and the installed vLLM is another: run `make vllm`, or use --backend transformers.",
     ),
     (
+        r"No module named 'vllm\.|cannot import name '\w+' from 'vllm",
+        "the installed vLLM is another than the one Quartet is written for: run `make vllm`, or use "
+        "--backend transformers.",
+    ),
+    (
         r"No \w+ registered for \w+='quartet'",
         "vLLM was kept from loading Quartet's plugin; unset VLLM_PLUGINS.",
     ),

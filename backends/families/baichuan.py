@@ -115,7 +115,7 @@ def _vocabulary(folder: Path, kind: str) -> Vocabulary:
     if kind == "baichuan-7b":
         return Vocabulary(from_pieces(model, _controls(model)), names)
     user, assistant = (model.piece(index) for index in _role_ids(folder))
-    built = from_pieces(model, [*_controls(model), user, assistant])
+    built = from_pieces(model, _controls(model), [user, assistant])
     return Vocabulary(built, names, (user, assistant), {"user": user, "assistant": assistant})
 
 

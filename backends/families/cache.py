@@ -17,7 +17,7 @@ from backends.families.sources import read_json
 from backends.types import Progress
 
 # Raised whenever a conversion would come out otherwise: older ones are then made anew.
-FORMAT = 1
+FORMAT = 2
 _WHOLE = 64 * 1024 * 1024
 _SAMPLES, _SAMPLE = 128, 64 * 1024
 Report = Callable[[Progress], None]

@@ -174,7 +174,7 @@ def _sentencepiece_vocabulary(folder: Path, kind: str) -> Vocabulary:
     model = read_sentencepiece(tokenizer_file(folder, "tokenizer.model"))
     unknown, bos, eos = (model.piece(index) for index in range(3))
     behind = [*_PREFIXES, *(_ROLES.values() if kind == "chatglm3" else ())]
-    built = from_pieces(model, [unknown, bos, eos, *behind])
+    built = from_pieces(model, [unknown, bos, eos], behind)
     wrap(built, ["[gMASK]", "sop"], [])
     names = {"bos_token": bos, "eos_token": eos, "unk_token": unknown, "pad_token": unknown}
     return Vocabulary(built, names, roles={"mask": "[gMASK]", "sop": "sop", **_ROLES})
@@ -243,7 +243,7 @@ def _first_vocabulary(folder: Path) -> Vocabulary:
     control = [name for name in ("[MASK]", "[gMASK]", "[sMASK]", "<sop>", "<eop>", "<pad>") if name in present]
     if "[gMASK]" not in control or "<sop>" not in control or "<eop>" not in control:
         raise ModelUnusable(f"ice_text.model in {folder.name} is not that of ChatGLM-6B: download this file again.")
-    built = from_pieces(model, [model.piece(0), model.piece(1), model.piece(2), *control], spelling)
+    built = from_pieces(model, [model.piece(0), model.piece(1), model.piece(2), *control], spelling=spelling)
     wrap(built, [], ["[gMASK]", "<sop>"])
     names = {"bos_token": "<sop>", "eos_token": "<eop>", "unk_token": model.piece(0), "pad_token": "<pad>"}
     roles = {"mask": "[gMASK]", "sop": "<sop>"}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import binascii
-import itertools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from backends.errors import ModelUnusable
 from backends.families import sources
+from backends.families.decoding import byte_letters
 from backends.families.sources import SentencePieceModel
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def from_ranks(ranks: dict[bytes, int], pattern: str, special: Sequence[str], nf
     """The fast tokenizer of a tiktoken vocabulary; the special tokens follow the ranks in the order given."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    letters = _byte_letters()
+    letters = byte_letters()
     merges = []
     for token, rank in ranks.items():
         splits = [(token[:cut], token[cut:]) for cut in range(1, len(token))]
@@ -58,20 +58,17 @@ def from_ranks(ranks: dict[bytes, int], pattern: str, special: Sequence[str], nf
     return built
 
 
-def _byte_letters() -> list[str]:
-    """The printable character that stands for each byte in byte-level vocabularies."""
-    shown = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = itertools.count(256)
-    return [chr(byte) if byte in shown else chr(next(spare)) for byte in range(256)]
-
-
 def from_pieces(
-    model: SentencePieceModel, special: Sequence[str], spelling: Sequence[tuple[str, str]] = ()
+    model: SentencePieceModel,
+    special: Sequence[str],
+    markers: Sequence[str] = (),
+    spelling: Sequence[tuple[str, str]] = (),
 ) -> tokenizers.Tokenizer:
     """The fast tokenizer of a sentencepiece BPE model, equal to the sentencepiece library id by id.
 
-    `special` are tokens behind or within the pieces that only our prompts may use; `spelling` are pairs (text, piece)
-    that the original code replaces before encoding. Raises ModelUnusable for a kind of model no family here uses.
+    `special` and `markers` are tokens behind or within the pieces that only our prompts may use; in an answer the
+    original shows markers as text and leaves special ones out. `spelling` are pairs (text, piece) that the original
+    code replaces before encoding. Raises ModelUnusable for a kind of model no family here uses.
     """
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
@@ -102,8 +99,11 @@ def from_pieces(
     parts += [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
     built.decoder = decoders.Sequence(parts + ([decoders.Strip(" ", 1, 0)] if model.add_dummy_prefix else []))
     # A bare word such as "sop" is a token only where it stands alone: "sophisticated" stays a word.
-    built.add_special_tokens(
-        [AddedToken(token, normalized=False, special=True, single_word=token.isalpha()) for token in special]
+    built.add_tokens(
+        [
+            AddedToken(token, normalized=False, special=token in special, single_word=token.isalpha())
+            for token in (*special, *markers)
+        ]
     )
     return built
 

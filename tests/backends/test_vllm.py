@@ -165,6 +165,7 @@ def test_its_log_is_progress(line: str, progress: Progress | None) -> None:
             1,
             "Quartet fits vLLM 0.32 and the installed vLLM is another: run `make vllm`",
         ),
+        (["ImportError: cannot import name 'HfRenderer' from 'vllm.renderers.hf' (/x)"], 1, "another than the one"),
         (["ValueError: No tokenizer registered for tokenizer_mode='quartet'."], 1, "unset VLLM_PLUGINS"),
         (["OSError: [Errno 98] Address already in use"], 1, "port was taken"),
         (

@@ -48,7 +48,10 @@ def read_request(body: object, defaults: Any) -> ChatRequest:
 
 
 def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
-    """A temperature of (nearly) 0 is greedy; asking for any other way to sample is asking to sample."""
+    """A temperature of (nearly) 0 is greedy; asking for any other way to sample is asking to sample.
+
+    A model's own penalty is part of how it samples: who asks for temperature 0 gets it only by asking for it too.
+    """
 
     def first(name: str, neutral: float) -> float:
         for source in (asked, defaults):
@@ -61,12 +64,13 @@ def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
     if wants is None:
         told = any(value is not None for value in (asked.temperature, asked.top_k, asked.top_p))
         wants = told or bool(getattr(defaults, "do_sample", False))
+    cold = asked.temperature is not None and asked.temperature < _COLDEST and asked.repetition_penalty is None
     return Sampling(
         do_sample=temperature >= _COLDEST and wants,
         temperature=temperature,
         top_k=int(first("top_k", 0)),
         top_p=first("top_p", 1.0),
-        repetition_penalty=first("repetition_penalty", 1.0),
+        repetition_penalty=1.0 if cold else first("repetition_penalty", 1.0),
         seed=asked.seed,
     )
 

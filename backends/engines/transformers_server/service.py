@@ -145,7 +145,8 @@ class Service:
                         break
         except GenerationFailed as error:
             raise EngineFailed(str(error)) from error
-        if rest := text.finish():
+        # An answer given as a whole says where it was cut within a character; a stream never shows half of one.
+        if rest := text.finish(half=not request.stream):
             yield Delta(rest)
         reason = "stop" if ended_by_model or text.stopped else "length"
         yield Delta("", reason, Usage(len(prompt), made))

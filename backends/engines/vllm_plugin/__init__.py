@@ -6,6 +6,8 @@ puts on PYTHONPATH beside the root of the repository. Only vLLM's processes impo
 
 from __future__ import annotations
 
+import logging
+
 # The release whose inner parts this is written against; requirements-vllm*.txt pin it.
 WRITTEN_FOR = "0.32"
 TOKENIZER_MODE = "quartet"
@@ -13,14 +15,15 @@ TOKENIZER_MODE = "quartet"
 
 def register() -> None:
     """Make the families known to this process. Raises RuntimeError, one sentence, for a vLLM that this does not fit."""
+    from vllm import __version__
+
+    said = f"Quartet's plugin is written for vLLM {WRITTEN_FOR}"
+    if not __version__.startswith(f"{WRITTEN_FOR}."):
+        logging.getLogger("vllm").warning("%s; this is vLLM %s, with which it was not tried.", said, __version__)
     try:
         _register()
     except (ImportError, AttributeError, TypeError) as error:
-        from vllm import __version__
-
-        raise RuntimeError(
-            f"Quartet's plugin is written for vLLM {WRITTEN_FOR} and does not fit vLLM {__version__}: {error}"
-        ) from error
+        raise RuntimeError(f"{said} and does not fit vLLM {__version__}: {error}") from error
 
 
 def _register() -> None:
@@ -29,7 +32,6 @@ def _register() -> None:
     from vllm.renderers.registry import RENDERER_REGISTRY
     from vllm.tokenizers.registry import TokenizerRegistry
 
-    from backends.engines.vllm_plugin.greedy import greedy_is_greedy
     from backends.families.alibi import BaichuanAlibiConfig
 
     AutoConfig.register(BaichuanAlibiConfig.model_type, BaichuanAlibiConfig, exist_ok=True)
@@ -38,4 +40,3 @@ def _register() -> None:
     if TOKENIZER_MODE not in RENDERER_REGISTRY.renderers:
         RENDERER_REGISTRY.register(TOKENIZER_MODE, f"{__name__}.renderer", "FamilyRenderer")
         TokenizerRegistry.register(TOKENIZER_MODE, f"{__name__}.renderer", "FamilyTokenizer")
-    greedy_is_greedy()

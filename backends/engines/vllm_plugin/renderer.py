@@ -13,6 +13,8 @@ from vllm.renderers.hf import HfRenderer
 from vllm.tokenizers.hf import get_cached_tokenizer
 from vllm.utils.async_utils import make_async
 
+from backends.engines.vllm_plugin.answers import DECODED_HERE, decode_answers
+from backends.engines.vllm_plugin.requests import read_requests
 from backends.errors import InvalidRequest
 from backends.families.load import load_tokenizer
 from backends.families.prompts import broken_up, has_own_prompt, in_texts, prompt_ids, template_ids
@@ -29,6 +31,7 @@ class FamilyTokenizer:
     def from_pretrained(cls, path: str | Path, *args: Any, truncation_side: str = "left", **kwargs: Any) -> Any:
         tokenizer = load_tokenizer(Path(path))
         tokenizer.truncation_side = truncation_side
+        setattr(tokenizer, DECODED_HERE, True)
         return get_cached_tokenizer(tokenizer)
 
 
@@ -38,6 +41,9 @@ class FamilyRenderer(HfRenderer):  # type: ignore[misc]
 
     def __init__(self, config: Any, tokenizer: Any) -> None:
         super().__init__(config, tokenizer)
+        # The process that renders prompts is the one that reads requests and writes answers.
+        read_requests()
+        decode_answers()
         self._prompt_ids_async = make_async(self._prompt_ids, executor=self._executor)
         self._template_ids_async = make_async(template_ids, executor=self._executor)
 

@@ -37,7 +37,10 @@ def test_a_wish_wins_over_the_default() -> None:
 
 @pytest.mark.parametrize("temperature", [0, 0.0, 1e-30])
 def test_no_temperature_is_greedy(temperature: float) -> None:
-    assert read(SAMPLES, temperature=temperature).sampling.do_sample is False
+    asked = read(SAMPLES, temperature=temperature).sampling
+    assert (asked.do_sample, asked.repetition_penalty) == (False, 1.0)
+    assert read(SAMPLES, temperature=temperature, repetition_penalty=1.2).sampling.repetition_penalty == 1.2
+    assert read(SAMPLES, do_sample=False).sampling.repetition_penalty == 1.05
 
 
 def test_asking_how_to_sample_is_asking_to_sample() -> None:
