@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
-from contextlib import aclosing
-from typing import cast
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import httpx
+import orjson
 
 from backends.errors import EngineFailed, QuartetError
 from backends.openai_wire import Answer, Body, lost, nonsense, refusal, request_body, too_slow
+from backends.thinking import ThoughtSplitter
 from backends.types import Delta, Message, SamplingParams
 
-MAX_LINE_BYTES = 1024 * 1024
+if TYPE_CHECKING:
+    import aiohttp
+
 MAX_STREAM_BYTES = 64 * 1024 * 1024
 MAX_ERROR_BYTES = 64 * 1024
 # How long to wait for the usage once the answer itself is complete.
 _USAGE_SECONDS = 5.0
+# How long for the last bytes of the response after its last event: then the next request can have the connection.
+_GOODBYE_SECONDS = 0.05
 
 
 class OpenAIChatModel:
     """A ChatModel over `base_url` (it ends in /v1). `prepared` may change each request body (a dialect).
 
-    `context_length` is what the server says that it takes, in tokens; the timeouts are in seconds.
+    `context_length` is what the server says that it takes, in tokens; `opens_thought` says that the model's prompts end
+    inside a thought; the timeouts are in seconds.
     """
 
     def __init__(
@@ -35,20 +43,22 @@ class OpenAIChatModel:
         prepared: Callable[[Body], Body] | None = None,
         *,
         context_length: int | None = None,
+        opens_thought: bool = False,
         first_token_timeout: float = 300.0,
         idle_timeout: float = 60.0,
     ) -> None:
         self.context_length = context_length
-        self._url = base_url.rstrip("/") + "/chat/completions"
-        self._model = model
+        self._root, self._model, self._key = base_url.rstrip("/"), model, api_key
         self._prepared = prepared
+        self._opens_thought = opens_thought
         self._first_token_timeout = first_token_timeout
         self._idle_timeout = idle_timeout
-        self._client = new_client(base_url, api_key)
+        self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
         """Close the connections."""
-        await self._client.aclose()
+        if self._session is not None:
+            await self._session.close()
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """The answer, piece by piece; closing it closes the connection, which is what stops the server.
@@ -56,35 +66,66 @@ class OpenAIChatModel:
         Raises InvalidRequest, Busy or EngineFailed; a stream that breaks off is EngineFailed, never a shorter answer.
         """
         body = request_body(self._model, messages, params)
-        request = self._client.build_request("POST", self._url, json=self._prepared(body) if self._prepared else body)
-        answer = Answer()
+        answer = Answer(ThoughtSplitter(self._opens_thought and _may_think(params)))
         deadline = asyncio.get_running_loop().time() + self._first_token_timeout
-        response = await self._send(request, deadline)
+        url = self._root + ("/completions" if params.raw else "/chat/completions")
+        response = await self._send(url, orjson.dumps(self._prepared(body) if self._prepared else body), deadline)
         try:
-            if response.status_code != httpx.codes.OK:
+            if response.status != httpx.codes.OK:
                 raise await _refusal(response, deadline)
-            async with aclosing(_lines(response, answer, self._idle_timeout, deadline)) as lines:
-                async for line in lines:
-                    if text := answer.read(line):
-                        yield Delta(text)
-                    if answer.done:
-                        break
+            reader = _Reader(response.content, answer, deadline, self._first_token_timeout, self._idle_timeout)
+            while data := await reader.read():
+                for delta in answer.feed(data):
+                    yield delta
+                if answer.error is not None:
+                    raise answer.error
+                if answer.done:
+                    break
+            yield answer.last()
+            await reader.goodbye()
         finally:
-            await response.aclose()
-        yield answer.last()
+            response.close()
 
-    async def _send(self, request: httpx.Request, deadline: float) -> httpx.Response:
+    async def _send(self, url: str, body: bytes, deadline: float) -> aiohttp.ClientResponse:
+        session = await self._opened()
+        import aiohttp
+
         try:
             async with asyncio.timeout_at(deadline):
-                return await self._client.send(request, stream=True)
-        except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                return await session.post(url, data=body, allow_redirects=False)
+        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise EngineFailed("The engine cannot be reached; try again in a moment.") from error
-        except httpx.HTTPError as error:
+        except (aiohttp.ClientError, ConnectionError) as error:
             raise EngineFailed(
                 "The connection to the engine broke before it answered; try again in a moment."
             ) from error
         except TimeoutError as error:
             raise too_slow(self._first_token_timeout) from error
+
+    async def _opened(self) -> aiohttp.ClientSession:
+        """The session, which uses no proxy of the environment, keeps no cookie, unpacks nothing."""
+        if self._session is None:
+            # Its import takes a quarter of a second: with the first question, and not on the event loop.
+            await asyncio.to_thread(importlib.import_module, "aiohttp")
+        if self._session is None:  # still: another request may have come meanwhile
+            import aiohttp
+
+            secure = self._root.lower().startswith("https:")
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.TCPConnector(
+                    limit=0, keepalive_timeout=2.0, ssl=ssl.create_default_context() if secure else True
+                ),
+                headers={
+                    "Content-Type": "application/json",
+                    "Accept-Encoding": "identity",
+                    **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
+                },
+                cookie_jar=aiohttp.DummyCookieJar(),
+                auto_decompress=False,
+                trust_env=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=5.0),
+            )
+        return self._session
 
 
 def new_client(base_url: str, api_key: str = "") -> httpx.AsyncClient:
@@ -101,50 +142,72 @@ def new_client(base_url: str, api_key: str = "") -> httpx.AsyncClient:
     )
 
 
-async def _lines(
-    response: httpx.Response, answer: Answer, idle_timeout: float, first_deadline: float
-) -> AsyncGenerator[bytes, None]:
-    """The lines of the body as they arrive. Only events count as a sign of life, not comments or blank lines."""
-    loop = asyncio.get_running_loop()
-    rest, received, deadline, waited = b"", 0, first_deadline, first_deadline - loop.time()
-    async with aclosing(cast(AsyncGenerator[bytes, None], response.aiter_bytes())) as chunks:
-        while (chunk := await _next_chunk(chunks, deadline, waited, answer)) is not None:
-            received += len(chunk)
-            *lines, rest = (rest + chunk).split(b"\n")
-            if len(rest) > MAX_LINE_BYTES or received > MAX_STREAM_BYTES:
-                raise nonsense()
-            for line in lines:
-                if line.startswith(b"data:"):
-                    deadline, waited = loop.time() + idle_timeout, idle_timeout
-                yield line.rstrip(b"\r")
-            if answer.complete:
-                deadline = min(deadline, loop.time() + _USAGE_SECONDS)
+class _Reader:
+    """The body of one response as it arrives, within its limits of size and time."""
+
+    def __init__(
+        self, content: aiohttp.StreamReader, answer: Answer, deadline: float, patience: float, idle_timeout: float
+    ) -> None:
+        self._content, self._answer, self._idle_timeout = content, answer, idle_timeout
+        self._deadline, self._patience = deadline, patience  # until then something must come; how long that was
+        self._events, self._received = 0, 0
+
+    async def read(self) -> bytes:
+        """What has arrived, b"" at the end. A connection that breaks after the answer was complete has ended."""
+        import aiohttp
+
+        self._extend()
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                data = await self._content.readany()
+        except TimeoutError as error:
+            if self._answer.complete:
+                return b""
+            raise too_slow(self._patience) from error
+        except (aiohttp.ClientError, ConnectionError) as error:
+            if self._answer.complete:
+                return b""
+            raise lost() from error
+        self._received += len(data)
+        if self._received > MAX_STREAM_BYTES:
+            raise nonsense()
+        return data
+
+    def _extend(self) -> None:
+        """Only events are a sign of life."""
+        now = asyncio.get_running_loop().time()
+        if self._answer.events > self._events:
+            self._events, self._patience = self._answer.events, self._idle_timeout
+            self._deadline = now + self._idle_timeout
+        if self._answer.complete:
+            self._deadline = min(self._deadline, now + _USAGE_SECONDS)
+
+    async def goodbye(self) -> None:
+        """Reads to the end where it is near."""
+        import aiohttp
+
+        with suppress(TimeoutError, aiohttp.ClientError, ConnectionError):
+            async with asyncio.timeout(_GOODBYE_SECONDS):
+                while not self._content.at_eof():
+                    await self._content.readany()
 
 
-async def _next_chunk(chunks: AsyncIterator[bytes], deadline: float, waited: float, answer: Answer) -> bytes | None:
-    """None at the end of the body; a connection that breaks after the answer was complete is an end like any other."""
-    try:
-        async with asyncio.timeout_at(deadline):
-            return await anext(chunks, None)
-    except TimeoutError as error:
-        if answer.complete:
-            return None
-        raise too_slow(waited) from error
-    except httpx.HTTPError as error:
-        if answer.complete:
-            return None
-        raise lost() from error
+def _may_think(params: SamplingParams) -> bool:
+    """Whether the request leaves the thinking on, in the way that vLLM and Qwen's templates take it."""
+    options = params.extra.get("chat_template_kwargs")
+    off = isinstance(options, dict) and options.get("enable_thinking") is False
+    return not off and not params.raw
 
 
-async def _refusal(response: httpx.Response, deadline: float) -> QuartetError:
+async def _refusal(response: aiohttp.ClientResponse, deadline: float) -> QuartetError:
     """The error that an HTTP status other than 200 stands for."""
+    import aiohttp
+
     body = b""
     try:
         async with asyncio.timeout_at(deadline):
-            async for chunk in response.aiter_bytes():
-                body += chunk
-                if len(body) > MAX_ERROR_BYTES:
-                    break
-    except (TimeoutError, httpx.HTTPError):
+            while len(body) <= MAX_ERROR_BYTES and (data := await response.content.readany()):
+                body += data
+    except (TimeoutError, aiohttp.ClientError, ConnectionError):
         body = b""
-    return refusal(response.status_code, body, response.headers.get("retry-after", ""))
+    return refusal(response.status, body, response.headers.get("retry-after", ""))

@@ -1,6 +1,7 @@
 """The OpenAI chat protocol as data: what is asked, what an answer says, what an error says. Knows no network.
 
-What arrives is hostile until read: only `choices[0].delta.content`, `finish_reason`, `usage` and `error` are looked at.
+What arrives is hostile until read: of `choices[0]` only the text, the thought, tool calls, logprobs and the reason it
+ended are looked at, besides `usage` and `error`.
 """
 
 from __future__ import annotations
@@ -9,10 +10,17 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import orjson
+
 from backends.errors import Busy, EngineFailed, InvalidRequest, QuartetError
+from backends.thinking import ThoughtSplitter
 from backends.types import Delta, Message, SamplingParams, Usage
 
+MAX_LINE_BYTES = 1024 * 1024
 MAX_SENTENCE = 400
+
+# How an answer ended, in our words; whatever else a server says is a plain end.
+_REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
 
 Body = dict[str, Any]
 
@@ -46,10 +54,18 @@ def _turn(message: Message) -> Body:
 
 
 class Answer:
-    """What is known of one answer so far: fed with lines, it gives text back, and at the end the last Delta."""
+    """What is known of one answer so far: fed with bytes of the event stream, it gives deltas, at the end the last one.
 
-    def __init__(self) -> None:
+    `events` counts what may be taken for a sign of life; comments and blank lines are none.
+    """
+
+    def __init__(self, thoughts: ThoughtSplitter) -> None:
         self.done = False
+        self.error: QuartetError | None = None
+        self.events = 0
+        self._thoughts = thoughts
+        self._rest = b""
+        self._texts: list[str] = []
         self._finish_reason: str | None = None
         self._usage: Usage | None = None
 
@@ -57,46 +73,129 @@ class Answer:
     def complete(self) -> bool:
         return self.done or self._finish_reason is not None
 
-    def read(self, line: bytes) -> str:
-        """The new text in one line of the event stream. Raises what the server reports as an error."""
-        if not line.startswith(b"data:"):
-            return ""
-        data = line[5:].strip()
+    def feed(self, data: bytes) -> list[Delta]:
+        """The deltas in these bytes, the texts of neighbouring events in one. What is wrong comes after them, as
+        `error`: with what the server itself reports, or because it makes no sense."""
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        deltas: list[Delta] = []
+        try:
+            for line in lines:
+                if line.startswith(b"data:"):
+                    self.events += 1
+                    deltas += self._event(line[5:].strip())
+                    if self.done:
+                        break
+            if len(self._rest) > MAX_LINE_BYTES:
+                raise nonsense()
+        except QuartetError as error:
+            self.error = error
+        return deltas + self._gathered()
+
+    def _event(self, data: bytes) -> list[Delta]:
+        """The deltas that are certain after this event; a plain text is gathered, for the next ones to join it."""
         if data == b"[DONE]":
             self.done = True
-            return ""
-        try:
-            event = json.loads(data)
-        except (ValueError, RecursionError) as error:
-            raise nonsense() from error
-        if not isinstance(event, dict):
-            raise nonsense()
-        if event.get("error") or event.get("object") == "error":
+            return []
+        event = _parsed(data)
+        if "error" in event or event.get("object") == "error":
             raise _reported(event)
-        self._usage = _usage(event.get("usage")) or self._usage
-        return self._choice(event.get("choices"))
-
-    def _choice(self, choices: object) -> str:
-        if not choices:
-            return ""
+        if (usage := event.get("usage")) is not None:
+            self._usage = _usage(usage) or self._usage
+        if not (choices := event.get("choices")):
+            return []
         if not isinstance(choices, list) or not isinstance(choices[0], dict):
             raise nonsense()
-        reason = choices[0].get("finish_reason")
+        choice = choices[0]
+        if (reason := choice.get("finish_reason")) is not None:
+            self._end(reason)
+        said = choice.get("delta")
+        if not isinstance(said, dict):  # a completion of text has it in the choice itself
+            said = {"content": choice.get("text")}
+        text = _text(said.get("content"))
+        thought = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
+        extra = _extra(choice, said)
+        if thought or extra:
+            return [*self._gathered(), *self._delta((text,) if text else (), thought, extra)]
+        if text:
+            self._texts.append(text)
+        return []
+
+    def _gathered(self) -> list[Delta]:
+        texts, self._texts = self._texts, []
+        return self._delta(tuple(texts)) if texts else []
+
+    def _delta(self, texts: tuple[str, ...], thought: str = "", extra: Body | None = None) -> list[Delta]:
+        if not self._thoughts.answering:
+            split = [self._thoughts.feed(text) for text in texts]
+            thought += "".join(before for before, _ in split)
+            texts = tuple(text for _, text in split if text)
+        text = "".join(texts)
+        if not text and not thought and not extra:
+            return []
+        return [Delta(text, reasoning=thought, pieces=texts if len(texts) > 1 else (), extra=extra)]
+
+    def _end(self, reason: object) -> None:
         if reason in ("error", "abort"):
             raise lost()
         if isinstance(reason, str) and reason:
-            self._finish_reason = "length" if reason == "length" else "stop"
-        delta = choices[0].get("delta")
-        content = delta.get("content") if isinstance(delta, dict) else None
-        if content is not None and not isinstance(content, str):
-            raise nonsense()
-        # Half a surrogate pair would break every encoder further on.
-        return (content or "").encode("utf-8", "replace").decode()
+            self._finish_reason = _REASONS.get(reason, "stop")
 
     def last(self) -> Delta:
+        """What ends the answer. Raises EngineFailed when it broke off."""
         if not self.complete:
             raise lost()
-        return Delta("", self._finish_reason or "stop", self._usage)
+        thought, text = self._thoughts.finish()
+        return Delta(text, self._finish_reason or "stop", self._usage, thought)
+
+
+def _parsed(data: bytes) -> Body:
+    try:
+        event = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        # It takes no half of a surrogate pair and no NaN, which engines of others may send.
+        event = _leniently(data)
+    if not isinstance(event, dict):
+        raise nonsense()
+    return event
+
+
+def _leniently(data: bytes) -> Any:
+    try:
+        # Half a surrogate pair would break every encoder further on.
+        return json.loads(json.dumps(json.loads(data), ensure_ascii=False).encode("utf-8", "replace"))
+    except (ValueError, RecursionError) as error:
+        raise nonsense() from error
+
+
+def _text(value: object) -> str:
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise nonsense()
+    return value
+
+
+def _extra(choice: Body, said: Body) -> Body | None:
+    """What else was said with a piece, checked as far as we look into it ourselves."""
+    logprobs, calls = choice.get("logprobs"), said.get("tool_calls")
+    if not logprobs and not calls:
+        return None
+    extra: Body = {}
+    if isinstance(logprobs, dict):
+        extra["logprobs"] = logprobs
+    if calls:
+        if not isinstance(calls, list) or not all(map(_is_call, calls)):
+            raise nonsense()
+        extra["tool_calls"] = calls
+    return extra or None
+
+
+def _is_call(value: object) -> bool:
+    if not isinstance(value, dict) or type(value.get("index", 0)) is not int:
+        return False
+    function = value.get("function") or {}
+    parts = (value.get("id"), function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0,)
+    return all(part is None or isinstance(part, str) for part in parts)
 
 
 def refusal(status: int, body: bytes, retry_after: str) -> QuartetError:

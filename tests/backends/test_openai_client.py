@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from backends import openai_client
+from backends import openai_client, openai_wire
 from backends.errors import Busy, EngineFailed, InvalidRequest, QuartetError
 from backends.openai_client import OpenAIChatModel
 from backends.types import Delta, Message, SamplingParams, Usage
@@ -261,7 +261,7 @@ async def test_a_stream_that_breaks_off_is_never_a_shorter_answer() -> None:
         b"data: " + b"[" * 100_000 + b"\n\n",
         b'data: {"choices": "x"}\n\n',
         b'data: {"choices": [{"delta": {"content": {"a": 1}}}]}\n\n',
-        b"data: " + b"x" * (openai_client.MAX_LINE_BYTES + 10),
+        b"data: " + b"x" * (openai_wire.MAX_LINE_BYTES + 10),
         b"\xff\xfe\x00" * 500_000,
     ],
     ids=["half", "number", "deep", "choices", "content", "endless-line", "binary"],
