@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request, Response
@@ -157,15 +157,12 @@ async def _whole(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None]) -> R
 
 async def _stream(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None], send: Send) -> None:
     """Nothing is sent before the first delta is there, so a question that cannot be served gets its status."""
-    answer.add(await anext(deltas))
+    first = await anext(deltas)
     await live.start(send, TEXT)
     try:
-        if answer.text:
-            await _write(answer, answer.text, send)
+        await _write(answer, first, send)
         async for delta in deltas:
-            answer.add(delta)
-            if delta.text:
-                await _write(answer, delta.text, send)
+            await _write(answer, delta, send)
     except QuartetError as error:
         await _fail(answer, error_shape(error), send)
     except Exception as error:  # noqa: BLE001  the status line is out already: the stream itself has to say it
@@ -176,8 +173,15 @@ async def _stream(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None], sen
         await live.finish(send)
 
 
-async def _write(answer: Answer, new: str, send: Send) -> None:
-    await live.write(send, new.encode() if answer.call.bare else _packed(answer.so_far()))
+async def _write(answer: Answer, delta: AnswerDelta, send: Send) -> None:
+    """The text grows by one piece of the engine with each object, also where several arrived together."""
+    objects = []
+    for piece in delta.pieces or (delta.text,):
+        answer.add(replace(delta, text=piece))
+        if piece:
+            objects.append(piece.encode() if answer.call.bare else _packed(answer.so_far()))
+    if objects:
+        await live.write(send, b"".join(objects))
 
 
 async def _fail(answer: Answer, error: Shape, send: Send) -> None:

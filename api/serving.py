@@ -9,39 +9,60 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 
-class PatientProtocol(H11Protocol):
+class PatientProtocol(HttpToolsProtocol):
     """HTTP/1.1 that gives up on clients which do not finish their request head or do not read their answer."""
 
     head_limit = 15.0  # seconds for the head of a request, counted from the opening or from its first byte
+    head_size = 65_536  # bytes; also of what else comes around a body: sizes of its chunks, trailers
     stall_limit = 30.0  # seconds in which a client may leave our bytes unread
 
     _deadline: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
+    _headed = False  # the head of the request at hand is complete
+    _body = 0  # bytes of bodies, on this connection
+    _around = 0  # bytes around the body of the request at hand
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._deadline = self.loop.call_later(self.head_limit, self._no_head)
+        self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        before = self._body
         super().data_received(data)
-        if self.conn.their_state is not h11.IDLE:  # a head has come
-            if self._deadline is not None:
-                self._deadline.cancel()
-                self._deadline = None
-        elif self._deadline is None:
-            self._deadline = self.loop.call_later(self.head_limit, self._no_head)
+        self._around += len(data) - (self._body - before)
+        # A byte in a chunk of its own has five around it, which a poor client may do and an attack should not.
+        if self._around > self.head_size + 8 * self._body and self.transport.get_protocol() is self:
+            self.send_400_response("The request head is too large.")
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._headed, self._around = False, 0
+        if self._deadline is None:
+            self._expect_head()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._headed:  # trailers mean nothing to us
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._headed = True
+        self._in_time()
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._deadline, self._stalled):
-            if timer is not None:
-                timer.cancel()
+        self._in_time()
+        if self._stalled is not None:
+            self._stalled.cancel()
         super().connection_lost(exc)
 
     def pause_writing(self) -> None:
@@ -52,6 +73,14 @@ class PatientProtocol(H11Protocol):
         super().resume_writing()
         if self._stalled is not None:
             self._stalled.cancel()
+
+    def _expect_head(self) -> None:
+        self._deadline = self.loop.call_later(self.head_limit, self._no_head)
+
+    def _in_time(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
 
     def _no_head(self) -> None:
         # After an upgrade the connection belongs to another protocol, which has its own pings.
@@ -105,7 +134,6 @@ class Server(uvicorn.Server):
                 limit_concurrency=512,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=5,
-                h11_max_incomplete_event_size=65_536,
                 ws_max_size=1_048_576,
                 ws_max_queue=16,
                 proxy_headers=False,

@@ -97,7 +97,7 @@ class Answer:
             self.done = True
             return []
         event = _parsed(data)
-        if "error" in event or event.get("object") == "error":
+        if event.get("error") or event.get("object") == "error":
             raise _reported(event)
         if (usage := event.get("usage")) is not None:
             self._usage = _usage(usage) or self._usage
@@ -111,28 +111,31 @@ class Answer:
         said = choice.get("delta")
         if not isinstance(said, dict):  # a completion of text has it in the choice itself
             said = {"content": choice.get("text")}
+        elif len(said) == 1 and type(text := said.get("content")) is str and not choice.get("logprobs"):
+            self._texts.append(text)  # most events, and so the short way
+            return []
         text = _text(said.get("content"))
         thought = _text(said.get("reasoning_content")) or _text(said.get("reasoning"))
         extra = _extra(choice, said)
         if thought or extra:
-            return [*self._gathered(), *self._delta((text,) if text else (), thought, extra)]
-        if text:
-            self._texts.append(text)
+            return [*self._gathered(), *self._delta([text], thought, extra)]
+        self._texts.append(text)
         return []
 
     def _gathered(self) -> list[Delta]:
         texts, self._texts = self._texts, []
-        return self._delta(tuple(texts)) if texts else []
+        return self._delta(texts) if texts else []
 
-    def _delta(self, texts: tuple[str, ...], thought: str = "", extra: Body | None = None) -> list[Delta]:
+    def _delta(self, texts: Sequence[str], thought: str = "", extra: Body | None = None) -> list[Delta]:
         if not self._thoughts.answering:
-            split = [self._thoughts.feed(text) for text in texts]
+            split = [self._thoughts.feed(text) for text in texts if text]
             thought += "".join(before for before, _ in split)
-            texts = tuple(text for _, text in split if text)
-        text = "".join(texts)
+            texts = [text for _, text in split]
+        pieces = tuple(text for text in texts if text)
+        text = "".join(pieces)
         if not text and not thought and not extra:
             return []
-        return [Delta(text, reasoning=thought, pieces=texts if len(texts) > 1 else (), extra=extra)]
+        return [Delta(text, reasoning=thought, pieces=pieces if len(pieces) > 1 else (), extra=extra)]
 
     def _end(self, reason: object) -> None:
         if reason in ("error", "abort"):
