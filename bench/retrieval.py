@@ -1,6 +1,6 @@
 """How well questions find their passage: recall@1 and @4 of vectors, keywords and their fusion, English and Chinese.
 
-    python bench/retrieval.py [FOLDER]        FOLDER holds xquad.en.json and xquad.zh.json (SQuAD format)
+    python -m bench.retrieval [FOLDER]        FOLDER holds xquad.en.json and xquad.zh.json (SQuAD format)
 
 Each article is uploaded as one file, through the reader, splitter and store that the app uses. A passage counts as
 found when it holds the answer's text and comes from the question's article. Passages have at most 1,000 characters
@@ -18,15 +18,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import numpy as np
 
 from rag.embeddings import WorkerEmbeddings
 from rag.knowledge import KnowledgeService
 from rag.ranking import THRESHOLD, Candidate, Candidates, keyword_scores, rank
 from rag.sqlite_store import SqliteStore
-from rag.words import words
+from rag.words import question_words
 
 LONGEST = {"en": 1000, "zh": 500}
 SMALL_TALK = (
@@ -93,7 +91,7 @@ def measure(folder: Path, embeddings: WorkerEmbeddings, questions: Sequence[Ques
     times = []
 
     def search(text: str) -> tuple[list[str], Candidates]:
-        asked = words(text)
+        asked = question_words(text)
         return asked, store.candidates("bench", asked, embeddings.query_vector(text), 50)
 
     for question in questions:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from backends.errors import EngineFailed, QuartetError
 from rag.errors import UnreadableFile
+from rag.scripts import reads
 from rag.store import Job, NewPassage, Store
 from rag.words import words
 
@@ -122,7 +123,10 @@ class Ingest:
         documents = load(self._bytes_of(job.file_id), job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
-        parts = split(documents, self._embeddings.count_tokens, self._embeddings.description.max_tokens)
+        model = self._embeddings.description
+        parts = split(
+            documents, self._embeddings.count_tokens, model.max_tokens, lambda text: reads(text, model.scripts)
+        )
         new = []
         for part in parts:
             heading = part.metadata.get("heading") or ""

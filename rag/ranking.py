@@ -8,18 +8,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from rag.scripts import HAN, fluency, scripts
-from rag.words import STOP_WORDS
+from rag.scripts import HAN, reads, scripts
+from rag.words import STOP_WORDS, is_small_talk
 
-THRESHOLD = 0.33  # below it a passage is not used
+THRESHOLD = 0.35  # below it a passage is not used
 
 # BM25's saturation and length normalisation; passages are of similar length by construction.
 _K1 = 0.9
 _B = 0.4
-# Chinese is also compared by character pairs and characters: the same name is not always cut into the same words.
-_PAIRS = 0.5
-_CHARACTERS = 0.3
-_DENSE = 0.5
+# Chinese is also compared by characters: near in meaning are often words that share one.
+_CHARACTERS = 0.2
+_DENSE = 0.6
 
 _HAN_RUN = re.compile(f"[{HAN}]+")
 
@@ -57,14 +56,18 @@ class Scored:
 
 
 def rank(query: str, query_words: Sequence[str], found: Candidates, spoken: frozenset[str]) -> list[Scored]:
-    """The candidates with their scores, best first. `spoken` are the scripts that the embedding model knows."""
+    """The candidates with their scores, best first. `spoken` are the scripts that the embedding model knows.
+
+    Small talk asks for nothing: every passage scores 0, also one that is about greetings."""
+    if is_small_talk(query):
+        return [Scored(0.0, candidate) for candidate in found.passages]
     keywords = keyword_scores(query, query_words, found)
-    speaks = fluency(scripts(query), spoken) > 0.5
+    speaks = reads(query, spoken)
     scored = []
     for candidate, keyword in zip(found.passages, keywords, strict=True):
         score = keyword
         # Vectors of a language that the model was not made for say nothing: they would only blur the keywords.
-        if speaks and candidate.cosine is not None and fluency(scripts(candidate.text), spoken) > 0.5:
+        if speaks and candidate.cosine is not None and reads(candidate.text, spoken):
             score = (1 - _DENSE) * keyword + _DENSE * max(0.0, candidate.cosine)
         scored.append((score, candidate))
     scored.sort(key=lambda pair: -pair[0])
@@ -73,20 +76,17 @@ def rank(query: str, query_words: Sequence[str], found: Candidates, spoken: froz
 
 def keyword_scores(query: str, query_words: Sequence[str], found: Candidates) -> list[float]:
     """How much of the question's words each candidate has, the rare words counting more: BM25 over the score of a
-    passage that has each word once, so 0 is none, about 1 all of them. Words that tell nothing do not count."""
-    telling = [word for word in query_words if word not in STOP_WORDS]
-    rarity = {word: _rarity(found.total, found.frequency.get(word, 0)) for word in telling}
+    passage that has each word once, so 0 is none, about 1 all of them."""
+    rarity = {word: _rarity(found.total, found.frequency.get(word, 0)) for word in query_words}
     scores = _bm25(rarity, [candidate.words for candidate in found.passages])
-    if not telling or scripts(query).get("han", 0.0) < 0.5:
+    if not query_words or scripts(query).get("han", 0.0) < 0.5:
         return scores
-    for size, share in ((2, _PAIRS), (1, _CHARACTERS)):
-        grams = [_han_grams(candidate.text, size) for candidate in found.passages]
-        asked = set(_han_grams(query, size))
-        # How rare a pair is among the candidates is as good a measure as in the whole base, and needs no index.
-        frequency = Counter(gram for passage in grams for gram in asked.intersection(passage))
-        more = _bm25({gram: _rarity(len(grams), frequency[gram]) for gram in asked}, grams)
-        scores = [score + share * extra for score, extra in zip(scores, more, strict=True)]
-    return [score / (1 + _PAIRS + _CHARACTERS) for score in scores]
+    passages = ["".join(_HAN_RUN.findall(candidate.text)) for candidate in found.passages]
+    asked = set("".join(run for word in query_words for run in _HAN_RUN.findall(word))) - STOP_WORDS
+    # How rare a character is among the candidates is as good a measure as in the whole base, and needs no index.
+    frequency = {character: sum(character in passage for passage in passages) for character in asked}
+    more = _bm25({one: _rarity(len(passages), count) for one, count in frequency.items()}, passages)
+    return [(score + _CHARACTERS * extra) / (1 + _CHARACTERS) for score, extra in zip(scores, more, strict=True)]
 
 
 def _bm25(rarity: Mapping[str, float], passages: Sequence[Sequence[str]]) -> list[float]:
@@ -106,7 +106,3 @@ def _rarity(total: int, frequency: int) -> float:
     """The weight of a word: large when few passages have it; a word that none has weighs like one that a single has."""
     frequency = min(total, max(1, frequency))
     return math.log(1 + (total - frequency + 0.5) / (frequency + 0.5)) + 0.01
-
-
-def _han_grams(text: str, size: int) -> list[str]:
-    return [run[i : i + size] for run in _HAN_RUN.findall(text) for i in range(len(run) - size + 1)]

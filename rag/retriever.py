@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from backends.errors import EngineFailed, ModelUnusable
 from rag.ranking import rank
+from rag.scripts import reads
 from rag.types import Hit
-from rag.words import words
+from rag.words import question_words
 
 if TYPE_CHECKING:
     from rag.embeddings import PassageEmbeddings
@@ -29,11 +30,12 @@ class Retriever:
         vector = None
         try:
             spoken = self._embeddings.description.scripts
-            vector = self._embeddings.query_vector(query)
+            if reads(query, spoken):
+                vector = self._embeddings.query_vector(query)
         except (EngineFailed, ModelUnusable):
             # Without its embedding model a knowledge base still answers by keywords.
             pass
-        query_words = words(query)
+        query_words = question_words(query)
         found = self._store.candidates(base, query_words, vector, max(_CANDIDATES, top_k))
         return [
             Hit(

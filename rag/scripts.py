@@ -59,3 +59,8 @@ def spoken_scripts(tokenize: Callable[[str], Sequence[int]], unknown: int | None
 def fluency(shares: Mapping[str, float], spoken: frozenset[str]) -> float:
     """0..1: how much of a text with these script shares is in the scripts `spoken`. A text without letters gives 1."""
     return sum(share for name, share in shares.items() if name in spoken) if shares else 1.0
+
+
+def reads(text: str, spoken: frozenset[str]) -> bool:
+    """Whether a model that knows the scripts `spoken` makes sense of `text`."""
+    return fluency(scripts(text), spoken) > 0.5

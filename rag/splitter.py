@@ -1,10 +1,11 @@
-"""Cuts documents into passages for search: by tokens of the embedding model, at the best place there is nearby.
+"""Cuts documents into passages for search: as long as search finds best and the embedding model reads whole.
 
 Knows no model: tokens are counted by a function it is given. A passage is always a stretch of its document as it is.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,9 +13,15 @@ from itertools import pairwise
 
 from langchain_core.documents import Document
 
+from rag.text import CJK
+
 TokenCounter = Callable[[list[str]], list[int]]
-PASSAGE_TOKENS = 200
-OVERLAP = 0.15  # of a passage, at most: so that what is said across a border is found in one piece
+# A passage of one paragraph or two: shorter ones are found less often (bench.retrieval), longer ones cost a language
+# model more than they tell it. Chinese and Japanese say as much in half the characters.
+PASSAGE_CHARACTERS = 1000
+_DENSE = re.compile(f"[{CJK}]")
+_TORN = 0.5  # of a passage; what is repeated of a paragraph so that it stands in one piece
+OVERLAP = 0.3  # of a passage, at most: so that what is said across a border is found in one piece
 
 # Whatever a file holds, no more than this is under way at once (in characters): a stretch of text is split on its own,
 # and what is taken for a sentence is neither so short that there are millions of them nor too long for a tokenizer.
@@ -32,24 +39,35 @@ _WORD = re.compile(r"\s+")
 
 @dataclass(frozen=True, slots=True)
 class _Piece:
-    """text[start:end] of a document, white space at its end included. `closes`: a paragraph ends with it."""
+    """text[start:end] of a document, white space at its end included; `size` of a full passage, which is 1. `closes`:
+    a paragraph ends with it."""
 
     start: int
     end: int
-    tokens: int
+    size: float
     closes: bool
 
 
-def split(documents: Sequence[Document], count_tokens: TokenCounter, max_tokens: int) -> list[Document]:
-    """Passages of about `PASSAGE_TOKENS`, never more than `max_tokens`, in order; none spans two documents.
+def _always(_: str) -> bool:
+    return True
+
+
+def split(
+    documents: Sequence[Document], count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool] = _always
+) -> list[Document]:
+    """Passages of at most `PASSAGE_CHARACTERS` (half of it in Chinese), in order; none spans two documents.
+
+    None has more than `max_tokens`, where the model reads its language: `reads` tells. In a language it does not read,
+    text is found by its words alone, however many tokens they would be.
 
     Metadata is that of the document (`page`, `heading`), `index`, which counts through all of them from 0, and
     `start_index`, the place in the text of the document.
     """
+    measure = _Measure(count_tokens, max_tokens, reads)
     passages: list[Document] = []
     for group in _groups([document.page_content for document in documents]):
         texts = [documents[at].page_content[start:end] for at, start, end in group]
-        for number, start, end in _ranges(texts, count_tokens, max_tokens):
+        for number, start, end in _ranges(texts, measure):
             at, offset, _ = group[number]
             text = texts[number][start:end].lstrip()
             if text:
@@ -79,15 +97,42 @@ def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
         yield group
 
 
-def _ranges(texts: Sequence[str], count_tokens: TokenCounter, max_tokens: int) -> list[tuple[int, int, int]]:
+class _Measure:
+    """How much of a passage a text fills: the most there may be is 1."""
+
+    def __init__(self, count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool]) -> None:
+        self._count_tokens = count_tokens
+        self._max_tokens = max_tokens
+        self._reads = reads
+
+    def __call__(self, texts: list[str]) -> list[float]:
+        characters = [_characters(text) / PASSAGE_CHARACTERS for text in texts]
+        return list(map(max, characters, self.read(texts)))
+
+    def read(self, texts: list[str]) -> list[float]:
+        """By tokens alone; 0 for what the model does not read."""
+        shares = [0.0] * len(texts)
+        read = [at for at, text in enumerate(texts) if self._reads(text)]
+        for start in range(0, len(read), _COUNTED_AT_ONCE):
+            group = read[start : start + _COUNTED_AT_ONCE]
+            for at, count in zip(group, self._count_tokens([texts[at] for at in group]), strict=True):
+                shares[at] = count / self._max_tokens
+        return shares
+
+
+def _characters(text: str) -> int:
+    """The length of `text`, twice where it is written in Chinese or Japanese characters."""
+    return 2 * len(text) if len(_DENSE.findall(text)) > len(text) // 3 else len(text)
+
+
+def _ranges(texts: Sequence[str], measure: _Measure) -> list[tuple[int, int, int]]:
     """(text, start, end) of the passages."""
-    target = max(1, min(PASSAGE_TOKENS, max_tokens))
     spans = [(at, *span) for at, text in enumerate(texts) for span in _sentences(text)]
     pieces: list[list[_Piece]] = [[] for _ in texts]
-    for at, piece in _measured(texts, spans, count_tokens, target):
+    for at, piece in _measured(texts, spans, measure):
         pieces[at].append(piece)
-    ranges = [(at, start, end) for at, own in enumerate(pieces) for start, end in _packed(own, target)]
-    return _within(texts, ranges, count_tokens, max_tokens)
+    ranges = [(at, start, end) for at, own in enumerate(pieces) for start, end in _packed(own)]
+    return _within(texts, ranges, measure)
 
 
 def _sentences(text: str) -> Iterator[tuple[int, int, bool]]:
@@ -106,35 +151,26 @@ def _sentences(text: str) -> Iterator[tuple[int, int, bool]]:
 
 
 def _measured(
-    texts: Sequence[str], spans: list[tuple[int, int, int, bool]], count_tokens: TokenCounter, target: int
+    texts: Sequence[str], spans: list[tuple[int, int, int, bool]], measure: _Measure
 ) -> Iterator[tuple[int, _Piece]]:
-    """(document, piece) with its tokens, in order. What is over the target is cut at words until nothing is."""
-    counts = _count([texts[at][start:end] for at, start, end, _ in spans], count_tokens)
-    while any(count > target and end - start > 1 for count, (_, start, end, _) in zip(counts, spans, strict=True)):
+    """(document, piece) with its size, in order. What is larger than a passage is cut at words until nothing is."""
+    sizes = measure([texts[at][start:end] for at, start, end, _ in spans])
+    while any(size > 1 and end - start > 1 for size, (_, start, end, _) in zip(sizes, spans, strict=True)):
         cut: list[tuple[int, int, int, bool]] = []
-        known: list[int | None] = []
-        for count, (at, start, end, closes) in zip(counts, spans, strict=True):
-            if count <= target or end - start == 1:
+        known: list[float | None] = []
+        for size, (at, start, end, closes) in zip(sizes, spans, strict=True):
+            if size <= 1 or end - start == 1:
                 cut.append((at, start, end, closes))
-                known.append(count)
+                known.append(size)
                 continue
-            borders = _word_borders(texts[at], start, end, max(2, -(-count // target)))
+            borders = _word_borders(texts[at], start, end, max(2, math.ceil(size)))
             for left, right in pairwise(borders):
                 cut.append((at, left, right, closes and right == end))
                 known.append(None)
-        new = iter(
-            _count([texts[a][s:e] for (a, s, e, _), n in zip(cut, known, strict=True) if n is None], count_tokens)
-        )
-        spans, counts = cut, [next(new) if number is None else number for number in known]
-    for count, (at, start, end, closes) in zip(counts, spans, strict=True):
-        yield at, _Piece(start, end, count, closes)
-
-
-def _count(texts: list[str], count_tokens: TokenCounter) -> list[int]:
-    counts: list[int] = []
-    for start in range(0, len(texts), _COUNTED_AT_ONCE):
-        counts += count_tokens(texts[start : start + _COUNTED_AT_ONCE])
-    return counts
+        new = iter(measure([texts[a][s:e] for (a, s, e, _), size in zip(cut, known, strict=True) if size is None]))
+        spans, sizes = cut, [next(new) if size is None else size for size in known]
+    for size, (at, start, end, closes) in zip(sizes, spans, strict=True):
+        yield at, _Piece(start, end, size, closes)
 
 
 def _word_borders(text: str, start: int, end: int, parts: int) -> list[int]:
@@ -151,55 +187,50 @@ def _word_borders(text: str, start: int, end: int, parts: int) -> list[int]:
     return [*borders, end]
 
 
-def _packed(pieces: list[_Piece], target: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of passages: as many pieces as fit, rather ended with a paragraph than within one."""
+def _packed(pieces: list[_Piece]) -> Iterator[tuple[int, int]]:
+    """(start, end) of passages: as many pieces as fit."""
     first = 0
     while first < len(pieces):
-        tokens = 0
+        size = 0.0
         last = first
-        while last < len(pieces) and (last == first or tokens + pieces[last].tokens <= target):
-            tokens += pieces[last].tokens
+        while last < len(pieces) and (last == first or size + pieces[last].size <= 1):
+            size += pieces[last].size
             last += 1
-        if last < len(pieces):
-            last = _end_of_paragraph(pieces, first, last, target)
         yield pieces[first].start, pieces[last - 1].end
         if last == len(pieces):
             return
-        # The next passage begins with the end of this one, unless a new paragraph begins with it.
-        again = 0
-        following = last
-        while following - 1 > first and not pieces[following - 1].closes:
-            again += pieces[following - 1].tokens
-            if again > OVERLAP * target or again + pieces[last].tokens > target:
-                break
-            following -= 1
-        first = following
+        first = _next_first(pieces, first, last)
 
 
-def _end_of_paragraph(pieces: list[_Piece], first: int, last: int, target: int) -> int:
-    """The index after the last paragraph that ends before `last`, where that leaves at least half a passage."""
-    tokens = 0
-    best = last
-    for at in range(first, last):
-        tokens += pieces[at].tokens
-        if pieces[at].closes and tokens >= 0.5 * target:
-            best = at + 1
-    return best
+def _next_first(pieces: list[_Piece], first: int, last: int) -> int:
+    """Where the passage after pieces[first:last] begins. A paragraph torn by its end is in the next one from its
+    beginning, unless most of a passage would be repeated: then only its last sentences are."""
+    paragraph = last
+    while paragraph > first and not pieces[paragraph - 1].closes:
+        paragraph -= 1
+    if paragraph > first and sum(piece.size for piece in pieces[paragraph:last]) <= _TORN:
+        return paragraph
+    following = last
+    again = 0.0
+    while following - 1 > paragraph:
+        again += pieces[following - 1].size
+        if again > OVERLAP or again + pieces[last].size > 1:
+            break
+        following -= 1
+    return following
 
 
-def _within(
-    texts: Sequence[str], ranges: list[tuple[int, int, int]], count_tokens: TokenCounter, max_tokens: int
-) -> list[tuple[int, int, int]]:
-    """The ranges, those over `max_tokens` cut: some tokenizers make more of a whole than of its parts."""
-    counts = _count([texts[at][start:end].strip() for at, start, end in ranges], count_tokens)
-    while any(count > max_tokens and end - start > 1 for count, (_, start, end) in zip(counts, ranges, strict=True)):
+def _within(texts: Sequence[str], ranges: list[tuple[int, int, int]], measure: _Measure) -> list[tuple[int, int, int]]:
+    """The ranges, those of too many tokens cut: some tokenizers make more of a whole than of its parts."""
+    sizes = measure.read([texts[at][start:end].strip() for at, start, end in ranges])
+    while any(size > 1 and end - start > 1 for size, (_, start, end) in zip(sizes, ranges, strict=True)):
         cut = []
-        for count, (at, start, end) in zip(counts, ranges, strict=True):
-            if count <= max_tokens or end - start == 1:
+        for size, (at, start, end) in zip(sizes, ranges, strict=True):
+            if size <= 1 or end - start == 1:
                 cut.append((at, start, end))
             else:
                 borders = _word_borders(texts[at], start, end, 2)
                 cut += [(at, left, right) for left, right in pairwise(borders)]
         ranges = cut
-        counts = _count([texts[at][start:end].strip() for at, start, end in ranges], count_tokens)
+        sizes = measure.read([texts[at][start:end].strip() for at, start, end in ranges])
     return ranges

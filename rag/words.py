@@ -10,7 +10,9 @@ import logging
 import re
 import unicodedata
 import warnings
+from collections.abc import Sequence
 from functools import cache
+from itertools import groupby, pairwise
 from typing import Any
 
 from rag.scripts import HAN
@@ -25,22 +27,73 @@ _STOP_WORDS = """
 """
 STOP_WORDS = frozenset(_STOP_WORDS.split())
 
+# What people say to a chat to be polite or to try it out. A document that is about such words does not answer them.
+_SMALL_TALK = """
+    hello there|hi there|hey|hiya|good morning|good afternoon|good evening|good night|good day|nice to meet you|bye bye|
+    goodbye|bye|see you later|see you|have a nice day|thanks a lot|thanks|thank|thx|cheers|welcome|sorry|excuse|ok|okay|
+    yes|no|yeah|yep|nope|sure|fine|great|cool|nice|wow|lol|well done|good job|how is it going|what is up|whats up|
+    how are things|all right|alright|again|test|testing|ping|a lot|very much|so much|too|
+    are you doing|you today|tell a joke|tell me a joke|another joke|sing a song|write me a poem|write a poem|
+    早上好|早安|早|上午好|中午好|下午好|晚上好|晚安|大家好|嗨|哈喽|哈啰|喂|在吗|在不在|您好|你们好|好久不见|最近好吗|好吗|
+    吃了吗|多谢|感谢|非常感谢|谢了|辛苦了|辛苦|不客气|没关系|对不起|抱歉|不好意思|好的|好|嗯|是的|对|行|没问题|明白了|知道了|
+    再见|拜拜|回头见|明天见|测试|测试一下|厉害|真棒|太好了|哈哈|哈哈哈|呵呵|非常|很|
+    讲个笑话|说个笑话|讲一个笑话|写一首诗|写首诗|唱首歌|唱一首歌|帮|帮忙|帮助|给|啊|呀|哦|啦|嘛|哈
+"""
+_POLITE = sorted(filter(None, re.split(r"[|\s]*[|\n]\s*", _SMALL_TALK.strip())), key=len, reverse=True)
+_POLITE_HAN = re.compile("|".join(phrase for phrase in [*_POLITE, *STOP_WORDS] if not phrase.isascii()))
+_POLITE_LATIN = re.compile(r"\b(?:" + "|".join(phrase for phrase in _POLITE if phrase.isascii()) + r")\b")
+
 _RUNS = re.compile(rf"([{HAN}]+)|([^\W_{HAN}]+)")
 
 
 def words(text: str) -> list[str]:
     """The words of `text`, lower-cased, compatibility forms folded (full-width "Ａ" is "a"), English plurals cut.
 
-    A run of Chinese gives its words and the shorter words inside them: 知识库 -> 知识, 知识库.
+    A run of Chinese gives its words, the shorter words inside them, and its other pairs of characters, because the
+    same name is not always cut into the same words: 知识库 -> 知识, 知识库, 识库.
     """
-    text = unicodedata.normalize("NFKC", text).lower()
     found: list[str] = []
-    for run in _RUNS.finditer(text):
+    for run in _RUNS.finditer(_folded(text)):
         if run[1]:
-            found.extend(_jieba().cut_for_search(run[1]))
+            cut = list(_jieba().cut_for_search(run[1]))
+            found += [*cut, *_pairs(run[1], cut)]
         else:
             found.append(_stem(run[2]))
     return found
+
+
+def question_words(text: str) -> list[str]:
+    """The words of a question that tell what is asked, without those that every question has. Chinese pairs are taken
+    only between such words: in 谁是国王 there is no 是国."""
+    found: list[str] = []
+    for run in _RUNS.finditer(_folded(text)):
+        if run[1]:
+            cut = [word for word in _jieba().cut_for_search(run[1]) if word not in STOP_WORDS]
+            found += cut
+            for asked, stretch in groupby(_jieba().cut(run[1]), lambda word: word not in STOP_WORDS):
+                if asked:
+                    found += _pairs("".join(stretch), cut)
+        elif (word := _stem(run[2])) not in STOP_WORDS and run[2] not in STOP_WORDS:
+            found.append(word)
+    return found
+
+
+def _folded(text: str) -> str:
+    return unicodedata.normalize("NFKC", text).lower()
+
+
+def _pairs(run: str, but: Sequence[str]) -> list[str]:
+    known = frozenset(but)
+    return [pair for pair in map("".join, pairwise(run)) if pair not in known]
+
+
+def is_small_talk(text: str) -> bool:
+    """Whether `text` is a greeting, thanks or the like and nothing else, or says nothing at all: "Hi, how are you?"."""
+    text = _POLITE_LATIN.sub(" ", unicodedata.normalize("NFKC", text).lower().replace("'", ""))
+    return all(
+        not _POLITE_HAN.sub("", run[1]) if run[1] else run[2] in STOP_WORDS or _stem(run[2]) in STOP_WORDS
+        for run in _RUNS.finditer(text)
+    )
 
 
 def _stem(word: str) -> str:

@@ -3,8 +3,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
+import pytest
+
 from rag.ranking import THRESHOLD, Candidate, Candidates, keyword_scores, rank
-from rag.words import words
+from rag.words import question_words, words
 
 ENGLISH = frozenset({"latin"})
 
@@ -19,7 +21,7 @@ def candidates(*texts: str, cosines: Sequence[float] | None = None) -> Candidate
 
 
 def order(query: str, found: Candidates, spoken: frozenset[str] = ENGLISH) -> list[int]:
-    return [scored.candidate.passage_id for scored in rank(query, words(query), found, spoken)]
+    return [scored.candidate.passage_id for scored in rank(query, question_words(query), found, spoken)]
 
 
 def test_rare_words_count_more_than_common_ones() -> None:
@@ -52,7 +54,7 @@ def test_scores_are_between_0_and_1_and_best_first() -> None:
     found = candidates(
         "alpha beta gamma", "alpha alpha alpha alpha beta beta gamma", "delta", cosines=[1.0, 0.99, -0.9]
     )
-    scores = [scored.score for scored in rank("alpha beta gamma?", words("alpha beta gamma?"), found, ENGLISH)]
+    scores = [scored.score for scored in rank("alpha beta gamma?", question_words("alpha beta gamma?"), found, ENGLISH)]
     assert scores == sorted(scores, reverse=True)
     assert all(0.0 <= score <= 1.0 for score in scores)
 
@@ -60,13 +62,29 @@ def test_scores_are_between_0_and_1_and_best_first() -> None:
 def test_small_talk_stays_below_the_threshold() -> None:
     found = candidates("Who are you? How are they? Tell me.", "你能做什么？你是谁？", cosines=[0.15, 0.2])
     for talk in ("hello", "how are you?", "who are you?", "你好", "你是谁？", "谢谢"):
-        assert rank(talk, words(talk), found, ENGLISH)[0].score < THRESHOLD, talk
+        assert rank(talk, question_words(talk), found, ENGLISH)[0].score < THRESHOLD, talk
+
+
+@pytest.mark.parametrize(
+    "talk", ["hello", "Hi there!", "thanks a lot", "good morning", "你好", "早上好！", "谢谢", "在吗？"]
+)
+def test_a_document_about_greetings_is_no_answer_to_a_greeting(talk: str) -> None:
+    found = candidates(
+        "Hello and hi are greetings; good morning is said before noon, thanks a lot when one is grateful.",
+        "你好是最常用的问候语，早上好用于上午，谢谢表示感激，在吗用于聊天。",
+        cosines=[0.8, 0.8],
+    )
+    assert {scored.score for scored in rank(talk, question_words(talk), found, ENGLISH)} == {0.0}
+    for question, at in (("When does one say good morning?", 0), ("早上好用在什么时候？", 1)):
+        best = rank(question, question_words(question), found, ENGLISH)[0]
+        assert best.candidate.passage_id == at
+        assert best.score > THRESHOLD
 
 
 def test_a_direct_answer_is_above_the_threshold_even_in_a_base_of_one_passage() -> None:
     found = candidates("The warranty of the pump lasts 36 months.", cosines=[0.6])
     query = "How long is the warranty of the pump?"
-    assert rank(query, words(query), found, ENGLISH)[0].score > THRESHOLD
+    assert rank(query, question_words(query), found, ENGLISH)[0].score > THRESHOLD
 
 
 def test_nothing_to_compare_scores_nothing() -> None:

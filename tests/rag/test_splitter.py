@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
 from rag.embeddings import WorkerEmbeddings
-from rag.splitter import OVERLAP, PASSAGE_TOKENS, split
+from rag.splitter import OVERLAP, PASSAGE_CHARACTERS, split
 
 ENGLISH = (
     "The keeper of the lighthouse wrote down the weather. Dr. Venn read it in the evening. "
@@ -47,6 +47,7 @@ prose = st.lists(
 ).map(" ".join)
 
 
+@settings(deadline=None)
 @given(
     st.lists(prose, max_size=4),
     st.integers(1, 60),
@@ -86,11 +87,15 @@ def test_metadata_is_kept_and_no_passage_spans_two_documents() -> None:
     )
 
 
-@pytest.mark.parametrize("text", [ENGLISH * 40, CHINESE * 40], ids=["English", "Chinese"])
-def test_passages_are_of_the_intended_length_and_end_with_a_sentence(text: str) -> None:
+@pytest.mark.parametrize(
+    ("text", "most"),
+    [(ENGLISH * 40, PASSAGE_CHARACTERS), (CHINESE * 40, PASSAGE_CHARACTERS // 2)],
+    ids=["English", "Chinese"],
+)
+def test_passages_are_of_the_intended_length_and_end_with_a_sentence(text: str, most: int) -> None:
     passages = split([Document(text)], count, 512)
-    lengths = count([passage.page_content for passage in passages])
-    assert all(0.8 * PASSAGE_TOKENS <= length <= PASSAGE_TOKENS for length in lengths[:-1])
+    lengths = [len(passage.page_content) for passage in passages]
+    assert all(0.8 * most <= length <= most for length in lengths[:-1])
     assert all(passage.page_content[-1] in ".?!。！？；" for passage in passages)
     assert not any(passage.page_content.endswith("Dr.") for passage in passages)
 
@@ -98,16 +103,24 @@ def test_passages_are_of_the_intended_length_and_end_with_a_sentence(text: str) 
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["English", "Chinese"])
 def test_a_passage_begins_with_the_end_of_the_one_before(text: str) -> None:
     numbered = "".join(f"{number}: {text}" for number in range(40))
+    most = PASSAGE_CHARACTERS if text.isascii() else PASSAGE_CHARACTERS // 2
     passages = [passage.page_content for passage in split([Document(numbered)], count, 512)]
     for before, after in pairwise(passages):
         shared = max(length for length in range(len(before)) if before.endswith(after[:length]))
-        assert 0 < count([after[:shared]])[0] <= OVERLAP * PASSAGE_TOKENS + 1
+        assert 0 < shared <= OVERLAP * most + 1
 
 
-def test_a_passage_ends_with_a_paragraph_where_it_can() -> None:
-    paragraphs = ["The weather was fair. " * 30 + "END", "The sea was rough. " * 30 + "END"]
-    passages = split([Document("\n\n".join(paragraphs))], count, 512)
-    assert passages[0].page_content == paragraphs[0]
+def test_a_paragraph_that_fits_stands_whole_in_one_passage() -> None:
+    paragraphs = [f"{number}. " + "The weather was fair. " * 20 + "END" for number in range(9)]
+    passages = [passage.page_content for passage in split([Document("\n\n".join(paragraphs))], count, 512)]
+    assert all(any(paragraph in passage for passage in passages) for paragraph in paragraphs)
+
+
+def test_tokens_bound_only_what_the_model_reads() -> None:
+    text = CHINESE * 40
+    read, unread = (split([Document(text)], count, 100, reads) for reads in (lambda _: True, lambda _: False))
+    assert max(count([passage.page_content for passage in read])) <= 100
+    assert max(count([passage.page_content for passage in unread])) > 400
 
 
 def test_a_word_without_end_is_cut() -> None:
@@ -161,7 +174,7 @@ def test_passages_fit_the_bundled_model(embeddings: WorkerEmbeddings) -> None:
     passages = split([Document(text) for text in texts], embeddings.count_tokens, most)
     counts = embeddings.count_tokens([passage.page_content for passage in passages])
     assert max(counts) <= most
-    assert sum(counts) / len(counts) > PASSAGE_TOKENS / 2
+    assert sum(counts) / len(counts) > most / 2
 
 
 def test_no_documents_give_no_passages() -> None:

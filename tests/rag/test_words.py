@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from rag.words import words
+from rag.words import is_small_talk, question_words, words
 
 
 @pytest.mark.parametrize(
@@ -28,6 +28,57 @@ def test_text_is_cut_at_word_boundaries_and_folded(text: str, expected: list[str
 
 def test_chinese_is_cut_into_words_and_the_words_inside_them() -> None:
     assert {"知识", "知识库", "文件"} <= set(words("知识库里的文件"))
+
+
+def test_a_name_is_found_by_its_pairs_however_it_is_cut() -> None:
+    assert {"特斯", "斯拉"} <= set(words("尼古拉·特斯拉发明了交流电机"))
+
+
+def test_a_question_is_left_with_the_words_that_tell_what_is_asked() -> None:
+    assert question_words("What is the warranty of the pumps?") == ["warranty", "pump"]
+    assert set(question_words("法国的国王是谁？")) >= {"法国", "国王"}
+    assert not set(question_words("谁是国王？")) & {"谁", "是", "谁是", "是国"}
+    assert question_words("who are you?") == question_words("你是谁？") == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hello",
+        "Hi, how are you today?",
+        "Thank you very much!",
+        "What's up?",
+        "ok",
+        "👍",
+        "...",
+        "你好！",
+        "早上好",
+        "谢谢",
+        "再见",
+        "你能做什么？",
+    ],
+)
+def test_small_talk_is_known(text: str) -> None:
+    assert is_small_talk(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Hello, how do I descale the kettle?",
+        "How do I say thanks in French?",
+        "no smoking rules",
+        "36",
+        "你好，保修期多久？",
+        "好评率是多少",
+        "谢谢的英文是什么？",
+        "早期症状",
+        "こんにちは",
+        "сколько стоит",
+    ],
+)
+def test_a_question_is_not_small_talk(text: str) -> None:
+    assert not is_small_talk(text)
 
 
 def test_chinese_and_english_in_one_sentence() -> None:
