@@ -30,6 +30,10 @@ _REASONS = (
         r"No \w+ registered for \w+='quartet'",
         "vLLM was kept from loading Quartet's plugin; unset VLLM_PLUGINS.",
     ),
+    (
+        r"max_model_len \(\d+\) is greater than the derived max_model_len \(\w+=(?P<what>\d+)",
+        "on vLLM this model takes {what} tokens at most; give --engine-args no larger --max-model-len.",
+    ),
     (r"address already in use", "its port was taken by another program; try again."),
     (
         r"are not supported for now|does not recognize this architecture|Unrecognized model|no vLLM implementation",

@@ -165,6 +165,14 @@ def test_its_log_is_progress(line: str, progress: Progress | None) -> None:
             1,
             "Quartet fits vLLM 0.32 and the installed vLLM is another: run `make vllm`",
         ),
+        (
+            [
+                "ValueError: User-specified max_model_len (16384) is greater than the derived max_model_len "
+                "(max_position_embeddings=8192.0 or model_max_length=None in model's config.json)."
+            ],
+            1,
+            "on vLLM this model takes 8192 tokens at most",
+        ),
         (["ImportError: cannot import name 'HfRenderer' from 'vllm.renderers.hf' (/x)"], 1, "another than the one"),
         (["ValueError: No tokenizer registered for tokenizer_mode='quartet'."], 1, "unset VLLM_PLUGINS"),
         (["OSError: [Errno 98] Address already in use"], 1, "port was taken"),

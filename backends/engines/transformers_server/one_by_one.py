@@ -84,7 +84,11 @@ class OneByOne:
     def _answer(self, turn: _Turn) -> None:
         ids = torch.tensor([turn.prompt], device=self._model.device)
         config = GenerationConfig(
-            do_sample=False, max_new_tokens=turn.most, eos_token_id=turn.stop_ids or None, pad_token_id=0
+            do_sample=False,
+            max_new_tokens=turn.most,
+            eos_token_id=turn.stop_ids or None,
+            pad_token_id=0,
+            repetition_penalty=1.0,  # the drawer's business; left open, the library takes the model's on top of it
         )
         with torch.inference_mode():
             self._model.generate(

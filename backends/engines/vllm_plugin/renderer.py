@@ -73,6 +73,11 @@ class FamilyRenderer(HfRenderer):  # type: ignore[misc]
             special &= {*_ORDINARY, "tools", "documents"}
         texts = [_text(message) for message in messages]
         if special or params.chat_template is not None or any(text is None for text in texts):
+            if params.chat_template is None and not self.tokenizer.chat_template:
+                raise VLLMValidationError(
+                    "This model has no chat template, so it takes conversations of texts only: leave out tools, "
+                    "documents and other kinds of messages."
+                )
             return None
         return [{"role": message["role"], "content": text or ""} for message, text in zip(messages, texts, strict=True)]
 

@@ -10,7 +10,8 @@ import pytest
 from backends.engines.vllm import vllm_serves
 from backends.families import recognise
 from backends.families.support import SUPPORT, Support, table
-from tests.backends.families.reference import FAMILIES, NAMES
+from tests.backends.families.reference import FAMILIES, NAMES, golden
+from tests.backends.test_vllm_families import SERVED
 from tests.shared_data import requires_shared
 
 README = Path(__file__).resolve().parents[3] / "README.md"
@@ -23,6 +24,16 @@ def test_every_reference_checkpoint_has_its_row() -> None:
 @pytest.mark.parametrize("row", SUPPORT, ids=lambda row: row.kind)
 def test_vllm_serves_what_the_table_says(row: Support) -> None:
     assert vllm_serves(row.kind) is row.vllm
+
+
+def test_every_row_with_vllm_is_run_on_it() -> None:
+    assert {row.kind for row in SUPPORT if row.vllm} == set(SERVED)
+
+
+@requires_shared
+@pytest.mark.parametrize("row", SUPPORT, ids=lambda row: row.kind)
+def test_there_are_conversations_to_compare_where_the_table_says_so(row: Support) -> None:
+    assert any(case["kind"] == "chat" for case in golden(row.kind)["cases"]) is row.chats
 
 
 @requires_shared
