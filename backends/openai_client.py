@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import httpx
 import orjson
 
-from backends.errors import EngineFailed, QuartetError
+from backends.errors import EngineFailed, InvalidRequest, QuartetError
 from backends.openai_wire import Answer, Body, lost, nonsense, refusal, request_body, too_slow
 from backends.thinking import ThoughtSplitter
 from backends.types import Delta, Message, SamplingParams
@@ -72,6 +72,8 @@ class OpenAIChatModel:
         response = await self._send(url, orjson.dumps(self._prepared(body) if self._prepared else body), deadline)
         try:
             if response.status != httpx.codes.OK:
+                if params.raw and response.status in (404, 405):
+                    raise InvalidRequest("The engine in service completes no plain text: use /v1/chat/completions.")
                 raise await _refusal(response, deadline)
             reader = _Reader(response.content, answer, deadline, self._first_token_timeout, self._idle_timeout)
             while data := await reader.read():

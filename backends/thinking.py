@@ -1,7 +1,10 @@
-"""Tells what a reasoning model thinks from what it answers: `<think>...</think>` in front of the answer. Pure."""
+"""Tells what a reasoning model thinks from what it answers: `<think>...</think>` in front of the answer."""
 
 from __future__ import annotations
 
+import json
+import re
+from pathlib import Path
 from typing import Literal
 
 OPEN, CLOSE = "<think>", "</think>"
@@ -77,3 +80,23 @@ def _certain(thought: str) -> str:
         if CLOSE.startswith(thought[-length:]):
             return thought[:-length].rstrip()
     return thought.rstrip()
+
+
+def opens_thought(folder: Path) -> bool:
+    """Whether the chat template of the model in this folder ends its prompts inside a thought: then an answer has the
+    end mark only. The template is read and not run: an opening mark that no end mark follows, where the answer begins.
+    """
+    try:
+        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        template = _configured_template(folder / "tokenizer_config.json")
+    _, _, prompt_end = template.rpartition("add_generation_prompt")
+    return re.search(rf"{OPEN}(?!\s*(\\n)*\s*{CLOSE})", prompt_end) is not None
+
+
+def _configured_template(file: Path) -> str:
+    try:
+        template = json.loads(file.read_text(encoding="utf-8"))["chat_template"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return ""
+    return template if isinstance(template, str) else ""

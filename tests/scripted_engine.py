@@ -22,12 +22,14 @@ class _Server(ThreadingHTTPServer):
 
 
 class ScriptedEngine:
-    """Answers every question with "word1 word2 ..." up to `words`, or to the question's own max_tokens."""
+    """Answers every question with "word1 word2 ..." up to `words`, or to the question's own max_tokens; with the pieces
+    of `script` instead where there are some."""
 
     def __init__(self, words: int = 5, seconds_per_word: float = 0.0, breaks_after: int | None = None) -> None:
         self.words = words
         self.seconds_per_word = seconds_per_word
         self.breaks_after = breaks_after
+        self.script: tuple[str, ...] = ()
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.made = 0  # words, of all answers
@@ -55,13 +57,14 @@ class ScriptedEngine:
         with self._lock:
             self.open += 1
         try:
-            for number in range(1, min(self.words, limit) + 1):
+            spoken = self.script or tuple(f"word{number} " for number in range(1, min(self.words, limit) + 1))
+            for number, piece in enumerate(spoken, 1):
                 if self.breaks_after is not None and number > self.breaks_after:
                     raise ConnectionAbortedError
                 time.sleep(self.seconds_per_word)
                 with self._lock:
                     self.made += 1
-                yield f"word{number} "
+                yield piece
         finally:
             with self._lock:
                 self.open -= 1

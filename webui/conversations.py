@@ -7,7 +7,6 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 
 from rag.types import Source
-from webui.stream import split_thought
 
 MAX_TURNS = 200
 MAX_CHARACTERS = 1_000_000
@@ -20,6 +19,7 @@ class Turn:
 
     question: str
     answer: str = ""
+    thought: str = ""  # what the model thought before it answered
     sources: tuple[Source, ...] | None = None
     finish_reason: str = ""  # "", "stop", "length", "stopped" (by the user) or "error"
     error: str = ""
@@ -28,7 +28,8 @@ class Turn:
 
     @property
     def size(self) -> int:
-        return len(self.question) + len(self.answer) + sum(len(source.hit.text) for source in self.sources or ())
+        told = len(self.question) + len(self.answer) + len(self.thought)
+        return told + sum(len(source.hit.text) for source in self.sources or ())
 
 
 @dataclass
@@ -41,7 +42,7 @@ class Conversation:
     @property
     def history(self) -> tuple[tuple[str, str], ...]:
         """Question and answer of every finished turn that has an answer; thoughts are not told to the model again."""
-        pairs = ((t.question, split_thought(t.answer)[1]) for t in self.turns if t is not self.running)
+        pairs = ((t.question, t.answer) for t in self.turns if t is not self.running)
         return tuple((question, answer) for question, answer in pairs if answer)
 
     def begin(self, question: str) -> Turn:

@@ -17,7 +17,7 @@ from rag.types import ChatRequest
 from webui import markup, sampling
 from webui.conversations import Conversation, Conversations, Turn
 from webui.notice import say, say_error
-from webui.stream import harmless, paced, split_thought
+from webui.stream import harmless, paced
 from webui.texts import Texts
 
 if TYPE_CHECKING:
@@ -44,12 +44,11 @@ def messages(conversation: Conversation, texts: Texts) -> list[dict[str, Any]]:
     shown: list[dict[str, Any]] = []
     for turn in conversation.turns:
         shown.append({"role": "user", "content": harmless(turn.question)})
-        thought, answer = split_thought(turn.answer)
-        if thought:
-            status = "done" if answer or turn.finish_reason else "pending"  # open while it is being thought
+        if turn.thought:
+            status = "done" if turn.answer or turn.finish_reason else "pending"  # open while it is being thought
             title = {"title": texts.thought, "status": status}
-            shown.append({"role": "assistant", "content": harmless(thought), "metadata": title})
-        parts = [harmless(answer)] if answer else []
+            shown.append({"role": "assistant", "content": harmless(turn.thought), "metadata": title})
+        parts = [harmless(turn.answer)] if turn.answer else []
         if turn.sources is not None and (turn.finish_reason or turn.answer):
             parts.append(markup.sources(turn.sources, texts))
         if note := _note(turn, texts):
@@ -78,6 +77,7 @@ async def answer(
                 if turn.stopping:
                     return
                 for delta in batch:
+                    turn.thought += delta.reasoning
                     turn.answer += delta.text
                     turn.sources = turn.sources if delta.sources is None else delta.sources
                     turn.finish_reason = delta.finish_reason or turn.finish_reason

@@ -49,15 +49,6 @@ async def paced(source: AsyncGenerator[Item, None], beat: float) -> AsyncGenerat
         await source.aclose()
 
 
-def split_thought(text: str) -> tuple[str, str]:
-    """The thought that a reasoning model put in front between <think> tags, and its answer; either may be "" so far."""
-    start = text.lstrip()
-    if not start.startswith("<think>"):
-        return "", text
-    thought, _, answer = start.removeprefix("<think>").partition("</think>")
-    return thought.strip(), answer.lstrip()
-
-
 def harmless(markdown: str) -> str:
     """Markdown of a model or a user in which tags are shown instead of taken as HTML, and pictures become links.
 

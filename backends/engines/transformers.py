@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from backends.engines.base import Report
 from backends.engines.remote import served_model
 from backends.engines.server import Launch, LocalServer
 from backends.openai_client import OpenAIChatModel
+from backends.thinking import opens_thought
 from backends.types import Progress
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -32,8 +34,9 @@ class TransformersEngine:
         await self._server.start(report)
         served = await served_model(self._server.base_url, self._server.key)
         return OpenAIChatModel(
-            self._server.base_url, self._name, self._server.key, context_length=served.context_length
-        )
+            self._server.base_url, self._name, self._server.key, context_length=served.context_length,
+            opens_thought=await asyncio.to_thread(opens_thought, self._folder),
+        )  # fmt: skip
 
     def _launch(self, port: int, key: str) -> Launch:
         command = [sys.executable, "-m", "backends.engines.transformers_server"]

@@ -144,7 +144,7 @@ async def exchange(port: int, *pieces: bytes, pause: float = 0.0) -> bytes:
                 await writer.drain()
                 await asyncio.sleep(pause)
         return await asyncio.wait_for(reader.read(), 10)
-    except ConnectionResetError:
+    except ConnectionError:
         return b""
     finally:
         writer.close()
@@ -204,6 +204,27 @@ async def test_a_second_request_that_is_half_sent_is_closed_too() -> None:
         first = b"POST /size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\n\r\n"
         reply = await exchange(port, first, b"POST /size HT", pause=0.2)
         assert reply.startswith(b"HTTP/1.1 200")
+
+
+ENDLESS_HEAD = [b"GET /slow HTTP/1.1\r\nHost: localhost\r\n", *[b"X-Long: " + b"x" * 30_000 + b"\r\n"] * 5]
+ENDLESS_VALUE = [b"GET /slow HTTP/1.1\r\nHost: localhost\r\nX-Long: ", *[b"x" * 30_000] * 5]
+ENDLESS_TRAILER = [head("Transfer-Encoding: chunked"), b"1\r\nx\r\n0\r\n", *[b"X-Long: " + b"x" * 30_000 + b"\r\n"] * 5]
+ENDLESS_CHUNK_SIZE = [head("Transfer-Encoding: chunked"), b"1;", *[b"x" * 30_000] * 5]
+
+
+@pytest.mark.parametrize("sent", [ENDLESS_HEAD, ENDLESS_VALUE, ENDLESS_TRAILER, ENDLESS_CHUNK_SIZE])
+async def test_a_head_without_end_is_refused_wherever_it_stands(sent: list[bytes]) -> None:
+    async with serving(Counts()) as (_, port, _):
+        reply = await exchange(port, *sent, pause=0.01)
+        # A client that is still sending may lose the answer to the reset, but never keeps the connection.
+        assert reply == b"" or reply.split(b" ")[1] == b"400"
+
+
+async def test_a_body_in_the_smallest_pieces_is_taken() -> None:
+    async with serving(Counts()) as (_, port, _):
+        pieces = b"1\r\nx\r\n" * 20_000 + b"0\r\n\r\n"
+        reply = await exchange(port, head("Transfer-Encoding: chunked") + pieces)
+        assert reply.endswith(b"20000")
 
 
 async def test_a_request_that_came_in_time_may_take_its_time() -> None:

@@ -292,3 +292,70 @@ async def test_pings_are_no_sign_of_life() -> None:
     error = await failure(sends(event("word"), *[b": ping\n\n"] * 300, pause=0.05), idle_timeout=0.4)
     assert isinstance(error, EngineFailed)
     assert "sent nothing for" in error.message
+
+
+# -- thoughts, tools, and texts without a template ------------------------------------------------------------------
+
+
+def said(**delta: Any) -> bytes:
+    return b"data: " + json.dumps({"choices": [{"index": 0, "delta": delta}]}).encode() + b"\n\n"
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "reasoning"])
+async def test_an_engine_that_tells_thoughts_apart_is_believed(name: str) -> None:
+    async with upstream(sends(said(**{name: "Hm."}), said(content="Four."), event(None, "stop"), DONE)) as server:
+        deltas = await answer(server.url)
+    assert "".join(delta.reasoning for delta in deltas) == "Hm."
+    assert "".join(delta.text for delta in deltas) == "Four."
+
+
+async def test_marks_of_a_thought_are_read_here_and_events_that_arrive_together_keep_their_pieces() -> None:
+    texts = ["<thi", "nk>Hm", ".</think>", "\n\nF", "ou", "r."]
+    async with upstream(sends(b"".join(event(text) for text in texts) + event(None, "stop") + DONE)) as server:
+        deltas = await answer(server.url)
+    assert "".join(delta.reasoning for delta in deltas) == "Hm."
+    assert [piece for delta in deltas for piece in delta.pieces] == ["F", "ou", "r."]
+    assert "".join(delta.text for delta in deltas) == "Four."
+
+
+async def test_a_thought_that_the_prompt_opened_unless_the_request_turns_it_off() -> None:
+    script = sends(event("Hm.</think>Four.", "stop"), DONE)
+    for options, expected in (({}, ("Hm.", "Four.")), ({"enable_thinking": False}, ("", "Hm.</think>Four."))):
+        async with upstream(script) as server:
+            model = OpenAIChatModel(server.url, "tiny", opens_thought=True)
+            params = SamplingParams(extra={"chat_template_kwargs": options})
+            deltas = [delta async for delta in model.stream(HELLO, params)]
+            await model.close()
+        assert ("".join(d.reasoning for d in deltas), "".join(d.text for d in deltas)) == expected
+
+
+async def test_tool_calls_and_logprobs_go_along() -> None:
+    call = {"index": 0, "id": "1", "function": {"name": "f", "arguments": "{}"}}
+    logprobs = {"choices": [{"delta": {"content": "a"}, "logprobs": {"content": [{"token": "a", "logprob": -1.0}]}}]}
+    told = b"data: " + json.dumps(logprobs).encode() + b"\n\n"
+    async with upstream(sends(told, said(tool_calls=[call]), event(None, "tool_calls"), DONE)) as server:
+        first, second, last = await answer(server.url)
+    assert (first.text, first.extra) == ("a", {"logprobs": logprobs["choices"][0]["logprobs"]})
+    assert second.extra == {"tool_calls": [call]}
+    assert last.finish_reason == "tool_calls"
+
+
+@pytest.mark.parametrize(
+    "calls", ["x", ["x"], [{"index": "0"}], [{"function": "f"}], [{"function": {"arguments": {}}}]]
+)
+async def test_tool_calls_that_make_no_sense_are_named_as_such(calls: Any) -> None:
+    error = await failure(sends(said(tool_calls=calls)))
+    assert "no answer in the OpenAI format" in error.message
+
+
+async def test_a_text_without_template_goes_to_the_other_address() -> None:
+    done = b'data: {"choices": [{"index": 0, "text": " there was", "finish_reason": "length"}]}\n\n'
+    async with upstream(sends(done, DONE)) as server:
+        model = OpenAIChatModel(server.url, "tiny")
+        deltas = [delta async for delta in model.stream([Message("user", "Once")], SamplingParams(raw=True))]
+        await model.close()
+    assert "".join(delta.text for delta in deltas) == " there was"
+    head, body = server.requests[0]
+    assert head.startswith("POST /v1/completions ")
+    assert body["prompt"] == "Once"
+    assert "messages" not in body

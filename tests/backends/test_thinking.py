@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from backends.thinking import CLOSE, OPEN, ThoughtSplitter
+from backends.thinking import CLOSE, OPEN, ThoughtSplitter, opens_thought
 
 CASES = [
     # text, opened by the prompt, thought, answer
@@ -63,3 +66,32 @@ def test_text_goes_through_at_once_where_nobody_thinks() -> None:
     assert splitter.feed("F") == ("", "F")
     assert splitter.answering
     assert splitter.feed("<think>") == ("", "<think>")
+
+
+ANSWER = "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n'"
+TEMPLATES = [
+    # As the families write the end of their prompts: Qwen3 (it may think, or not), its thinking-only successors,
+    # DeepSeek-R1, a template without thoughts, one that speaks of earlier thoughts only.
+    (ANSWER + " }}{%- if not enable_thinking %}{{- '<think>\\n\\n</think>\\n\\n' }}{%- endif %}{%- endif %}", False),
+    (ANSWER + "+ '<think>\\n' }}{%- endif %}", True),
+    ("{% if add_generation_prompt and not ns.is_tool %}{{'<|Assistant|><think>\\n'}}{% endif %}", True),
+    (ANSWER + " }}{%- endif %}", False),
+    ("{% for m in messages %}{{ '<think>' + m.reasoning }}{% endfor %}" + ANSWER + " }}{% endif %}", False),
+    ("", False),
+]
+
+
+@pytest.mark.parametrize(("template", "opens"), TEMPLATES)
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json"])
+def test_a_template_tells_whether_the_prompt_opens_the_thought(
+    template: str, opens: bool, place: str, tmp_path: Path
+) -> None:
+    text = template if place.endswith("jinja") else json.dumps({"chat_template": template})
+    (tmp_path / place).write_text(text)
+    assert opens_thought(tmp_path) is opens
+
+
+def test_a_folder_without_a_template_opens_no_thought(tmp_path: Path) -> None:
+    assert not opens_thought(tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text("[")
+    assert not opens_thought(tmp_path)

@@ -115,3 +115,28 @@ def test_without_a_model_the_page_says_what_to_do(start_server: StartServer, vis
     page.fill("#model-path input, #model-path textarea", "/no/such/folder")
     page.click("#model-load")
     page.locator("#model-status .q-error", has_text="/no/such/folder").wait_for()
+
+
+def test_a_thought_is_folded_away_and_not_told_to_the_engine_again(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine() as engine:
+        engine.script = ("<th", "ink>\nSix times seven", " is 40 plus 2.\n</thi", "nk>\n\n", "Forty-two.")
+        server = start_server("--engine-url", engine.url, "--model-path", NAME)
+        server.wait_for_model()
+        for url, title, question in ((server.url, "Thoughts", "6 * 7?"), (f"{server.url}/zh", "思考过程", "六乘七？")):
+            window = visit(url)
+            bots = window.page.locator("#chat-window .bot.message")
+            window.page.locator("#now", has_text=NAME).wait_for()
+            window.ask("chat", question)
+            thought = window.page.locator("#chat-window .thought-group", has_text=title)
+            expect(bots.last).to_contain_text("Forty-two.")
+            expect(thought).to_have_count(1)
+            expect(thought.get_by_text("Six times seven is 40 plus 2.")).to_be_hidden()
+            thought.get_by_text(title).click()
+            expect(thought.get_by_text("Six times seven is 40 plus 2.")).to_be_visible()
+            expect(window.page.locator("#chat-window")).not_to_contain_text("think>")
+            window.wait_for_answer("chat")
+            window.ask("chat", "Sure?")
+            expect(window.page.locator("#chat-window .thought-group")).to_have_count(2)
+            window.wait_for_answer("chat")
+            told = [message["content"] for message in engine.requests[-1]["messages"]]
+            assert told == [question, "Forty-two.", "Sure?"]

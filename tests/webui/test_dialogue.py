@@ -113,11 +113,11 @@ def test_messages_hold_question_answer_sources_and_note() -> None:
 def test_a_thought_is_folded_and_not_told_to_the_model_again() -> None:
     conversation = Conversation()
     turn = conversation.begin("Six times seven?")
-    turn.answer = "<think>Hm, <b>"
+    turn.thought = "Hm, <b>"
     assert messages(conversation, ENGLISH)[1:] == [
         {"role": "assistant", "content": "Hm, &lt;b>", "metadata": {"title": "Thoughts", "status": "pending"}}
     ]
-    turn.answer += "</think>Forty-two."
+    turn.answer = "Forty-two."
     conversation.end(turn, "stop")
     thought, answer = messages(conversation, ENGLISH)[1:]
     assert thought["metadata"]["status"] == "done"

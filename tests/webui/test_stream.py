@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from webui.stream import harmless, paced, split_thought
+from webui.stream import harmless, paced
 
 
 async def test_what_comes_at_once_is_shown_at_once_in_one_piece() -> None:
@@ -127,17 +127,3 @@ def test_a_text_made_to_be_slow_is_not() -> None:
     harmless(unclosed)
     harmless("`<" * 200_000)
     assert time.process_time() - began < 5
-
-
-@pytest.mark.parametrize(
-    ("text", "thought", "answer"),
-    [
-        ("Forty-two.", "", "Forty-two."),
-        ("<think>\nHm, six times", "Hm, six times", ""),
-        ("<think>\nHm.\n</think>\n\nForty-two.", "Hm.", "Forty-two."),
-        ("\n<think></think>Forty-two.", "", "Forty-two."),
-        ("The tag <think> opens a thought.", "", "The tag <think> opens a thought."),
-    ],
-)
-def test_a_thought_is_told_from_the_answer(text: str, thought: str, answer: str) -> None:
-    assert split_thought(text) == (thought, answer)
