@@ -60,6 +60,9 @@ class Settings:
     engine_key: str = field(repr=False)
     engine_args: tuple[str, ...]
     precision: str
+    max_in_flight: int
+    max_waiting: int
+    idle_timeout: float
     vllm_python: str
     embedding_model: str
     log_format: str
@@ -105,6 +108,9 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--engine-url", default="", metavar="URL", help="an OpenAI-compatible server that has the model (--model-path is its name there)")  # fmt: skip  # noqa: E501
     model.add_argument("--engine-args", type=_arguments, default=(), metavar="ARGS", help="further arguments for the engine, in one text: --engine-args='--max-model-len 4096'")  # fmt: skip  # noqa: E501
     model.add_argument("--precision", choices=PRECISIONS, default="auto", metavar="TYPE", help=f"number type of the weights: {', '.join(PRECISIONS)} (default: auto)")  # fmt: skip  # noqa: E501
+    model.add_argument("--max-in-flight", type=_count, default=128, metavar="N", help="answers given at once (default: 128)")  # fmt: skip  # noqa: E501
+    model.add_argument("--max-waiting", type=_count, default=256, metavar="N", help="questions in line behind them; more are told to come back later (default: 256)")  # fmt: skip  # noqa: E501
+    model.add_argument("--idle-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="after so long without a question the model gives its memory back, until the next one; 0: never (default: 0)")  # fmt: skip  # noqa: E501
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model (default: a small English one that is built in)")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
@@ -118,6 +124,22 @@ def _port(text: str) -> int:
     if not text.isdecimal() or not 0 <= int(text) <= 65535:
         raise argparse.ArgumentTypeError(f"a port is a number from 0 (any free one) to 65535, not '{text}'")
     return int(text)
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) <= 100_000:
+        raise argparse.ArgumentTypeError(f"a whole number from 1 to 100000, not '{text}'")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise argparse.ArgumentTypeError(f"seconds, 0 or more, not '{text}'")
+    return seconds
 
 
 def _arguments(text: str) -> tuple[str, ...]:
@@ -157,6 +179,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         engine_key=environment.get("QUARTET_ENGINE_KEY", ""),
         engine_args=given.engine_args,
         precision=given.precision,
+        max_in_flight=given.max_in_flight,
+        max_waiting=given.max_waiting,
+        idle_timeout=given.idle_timeout,
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
         embedding_model=given.embedding_model,
         log_format=given.log_format,
@@ -239,6 +264,9 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         engine_key=settings.engine_key,
         engine_args=settings.engine_args,
         precision=settings.precision,
+        max_in_flight=settings.max_in_flight,
+        max_waiting=settings.max_waiting,
+        idle_timeout=settings.idle_timeout,
         vllm_python=settings.vllm_python,
     )
     models = ModelManager(engines)
@@ -287,7 +315,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     incoming.mkdir(mode=0o700)
     app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), opened, metrics, lifespan)
     mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
-    server = Server(app, listening, lambda: models.status.in_flight, draining)
+    server = Server(app, listening, lambda: models.status.in_flight + models.status.waiting, draining)
     uvloop.run(server.serve([listener]))
     if trouble:
         raise CannotStart(trouble[0])

@@ -11,7 +11,7 @@ from fastapi import APIRouter, WebSocket
 from starlette.websockets import WebSocketDisconnect
 
 from api.article import Answer, chat_request
-from api.dialogue import Dialogue, Question, is_stop
+from api.article_dialogue import Dialogue, Question, is_stop
 from api.errors import shape, unexpected
 from backends.errors import QuartetError
 

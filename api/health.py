@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 _PROBLEMS = {
     "loading": "The model is still loading.",
     "restarting": "The engine was lost and is being restarted.",
+    "lost": "The engine failed again and again and is not restarted any more; GET /api/status says why.",
     "failed": "The model could not be loaded; GET /api/status says why.",
 }
 
@@ -33,9 +34,10 @@ def router(models: ModelManager) -> APIRouter:
     @routes.get("/health", summary="Is the service up and ready")
     async def health() -> Health:
         status = models.status
-        problem = _PROBLEMS.get(status.state)
+        lost = status.state == "failed" and status.name and not status.serving
+        problem = _PROBLEMS.get("lost" if lost else status.state)
         # Without a model Quartet still answers from documents, so only a model that should be there makes it not ready.
-        ready = problem is None or (status.state != "restarting" and status.name != "")
+        ready = problem is None or status.serving
         return Health(live=True, ready=ready, problems=[problem] if problem else [])
 
     return routes

@@ -48,7 +48,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Status:
-    """`model` is the model in service and the state of the newest load; `queue` counts the answers being made."""
+    """`model` is the model in service and the state of the newest load; `queue` counts the answers that are being
+    made and the questions in line."""
 
     version: str
     model: ModelStatus
@@ -74,7 +75,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
         memory = psutil.virtual_memory()
         now = models.status
         bases = await knowledge.list()
-        return Status(version, now, now.in_flight, Memory(memory.total, memory.available), bases)
+        return Status(version, now, now.in_flight + now.waiting, Memory(memory.total, memory.available), bases)
 
     @routes.get("/models", tags=["models"], summary="The models on offer")
     async def menu() -> Menu:

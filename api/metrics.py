@@ -53,6 +53,7 @@ class Metrics:
             "quartet_hits", "Passages found, by whether they reached the threshold.", ("use",), registry=registry
         )
         self.in_flight = Gauge("quartet_answers_in_flight", "Answers being made now.", registry=registry)
+        self.waiting = Gauge("quartet_questions_waiting", "Questions in line now.", registry=registry)
         self.ready = Gauge("quartet_model_ready", "1 while a language model is in service.", registry=registry)
         self.restarts = Counter("quartet_engine_restarts", "Times an engine ended by itself.", registry=registry)
 
@@ -62,7 +63,7 @@ class Metrics:
         async with aclosing(models.changes()) as changes:
             async for status in changes:
                 self.restarts.inc(status.state == "restarting" and before != "restarting")
-                self.ready.set(bool(status.name) and status.state != "restarting")
+                self.ready.set(status.serving)
                 before = status.state
 
     def router(self, models: ModelManager) -> APIRouter:
@@ -72,6 +73,7 @@ class Metrics:
         @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
         async def metrics() -> Response:
             self.in_flight.set(models.status.in_flight)
+            self.waiting.set(models.status.waiting)
             return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
         return routes

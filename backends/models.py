@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from backends.engines.base import Report
 from backends.engines.quote import QuoteModel
 from backends.errors import Busy, Conflict, EngineFailed, QuartetError
+from backends.line import Line
 from backends.preparation import prepare_candidate
 from backends.service import RestartPolicy, Service
 from backends.specs import Candidate, EngineSettings, ModelSpec, ModelStatus, State
@@ -44,6 +45,7 @@ class ModelManager:
         policy: SwitchPolicy | None = None,
     ) -> None:
         self._settings, self._prepare, self._policy = settings, prepare, policy or SwitchPolicy()
+        self._line = Line(settings.max_in_flight, settings.max_waiting, self._policy.wait)
         self._quote = QuoteModel()
         self._service: Service | None = None
         self._newest: Service | None = None  # whose log is shown: also one that failed to start
@@ -68,7 +70,9 @@ class ModelManager:
             loading=self._loading.model_path or self._settings.engine_url if self._loading else "",
             progress=self._progress,
             error=(service.error if service else "") or self._error,
-            in_flight=service.in_flight if service else 0,
+            serving=service is not None and (service.ready or service.asleep),
+            in_flight=self._line.taken,
+            waiting=self._line.waiting,
             log_tail=self._newest.log_tail() if self._newest else (),
         )
 
@@ -77,6 +81,8 @@ class ModelManager:
             return "loading"
         if self._service is not None and self._service.restarting:
             return "restarting"
+        if not self._error and self._service is not None and self._service.asleep:
+            return "asleep"
         if self._error or (self._service is not None and not self._service.ready):
             return "failed"
         return "ready" if self._service is not None else "empty"
@@ -114,7 +120,7 @@ class ModelManager:
             if spec == self._loading:
                 return self._load
             raise Conflict("Another model is being loaded; wait until it is ready, or unload it first.")
-        if self._service is not None and self._service.candidate.spec == spec and self._service.ready:
+        if self._service is not None and self._service.candidate.spec == spec and self.status.serving:
             self._error = ""
             self._publish()
             return None
@@ -147,7 +153,7 @@ class ModelManager:
         candidate, fits_beside = await self._prepare(spec, self._settings, given_back, self._report)
         if not fits_beside:
             await self._retired()
-        self._newest = new = Service(candidate, self._publish, self._policy.restart)
+        self._newest = new = Service(candidate, self._publish, self._policy.restart, self._settings.idle_timeout)
         if old is None or fits_beside:
             self._starting = old is None
             await new.start(self._report)
@@ -192,11 +198,13 @@ class ModelManager:
     # -- answering ----------------------------------------------------------------------------------------------
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """As ChatModel; a request that arrives while no model is there waits a bounded time, then raises Busy."""
-        model = await self._model_for(messages)
-        async with aclosing(model.stream(messages, params)) as deltas:
-            async for delta in deltas:
-                yield delta
+        """As ChatModel; a question that finds all places taken, or no model there, waits a bounded time. Raises Busy
+        when it waited in vain, or when too many wait already."""
+        async with self._line.place():
+            model = await self._model_for(messages)
+            async with aclosing(model.stream(messages, params)) as deltas:
+                async for delta in deltas:
+                    yield delta
 
     async def _model_for(self, messages: Sequence[Message]) -> Service | QuoteModel:
         try:

@@ -61,6 +61,7 @@ class EngineProcess:
             word, rest = "", ""
         except asyncio.CancelledError:
             self._watchdog.stdin.close()
+            await self._watchdog.wait()
             raise
         if word != "pid":
             self._watchdog.stdin.close()

@@ -30,10 +30,19 @@ class RestartPolicy:
 class Service:
     """`start` it, `stream` from it, `stop` it; it may be started again after it was stopped."""
 
-    def __init__(self, candidate: Candidate, on_change: Callable[[], None], policy: RestartPolicy) -> None:
+    def __init__(
+        self, candidate: Candidate, on_change: Callable[[], None], policy: RestartPolicy, idle_timeout: float = 0.0
+    ) -> None:
         self.candidate = candidate
         self.in_flight = 0
         self.error = ""
+        self.asleep = False  # the engine was idle and gave its memory back; the next stream starts it again
+        # What runs elsewhere takes no memory here that could be given back.
+        self._idle_timeout = idle_timeout if candidate.memory else 0.0
+        self._dozing: asyncio.Task[None] | None = None
+        self._waking: asyncio.Task[None] | None = None
+        self._bed = asyncio.Lock()  # falling asleep and waking up, one after the other
+        self._report: Report = lambda progress: None
         self._on_change, self._policy = on_change, policy
         self._engine: Engine | None = None
         self._model: ChatModel | None = None
@@ -57,9 +66,10 @@ class Service:
 
     async def start(self, report: Report) -> None:
         """Start the engine and keep it alive from then on. Raises EngineFailed or ModelUnusable."""
-        self.error = ""
+        self.error, self._report = "", report
         await self._start_engine(report)
         self._keeper = asyncio.create_task(self._keep(report))
+        self._doze_when_idle()
 
     async def _keep(self, report: Report) -> None:
         try:
@@ -109,12 +119,14 @@ class Service:
         self._on_change()
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """As ChatModel. Raises EngineFailed at once when the engine is not there."""
-        if self._model is None:
-            raise EngineFailed(self.error or "The engine is not running.")
+        """As ChatModel; wakes an engine that is asleep. Raises EngineFailed at once when the engine is not there."""
         self.in_flight += 1
         self._idle.clear()
         try:
+            if self._idle_timeout:
+                await self._awake()
+            if self._model is None:
+                raise EngineFailed(self.error or "The engine is not running.")
             async with aclosing(self._model.stream(messages, params)) as deltas:
                 async for delta in deltas:
                     yield delta
@@ -122,18 +134,65 @@ class Service:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self._idle.set()
+                self._doze_when_idle()
 
     async def stop(self, drain: float = 0.0) -> None:
         """Wait at most `drain` seconds for the streams in flight, then end the engine."""
         if self.in_flight and drain > 0:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._idle.wait(), drain)
+        self._dozing, dozing = None, self._dozing
+        for task in (dozing, self._waking):
+            if task is not None:
+                task.cancel()
+                await asyncio.wait([task])
+        async with self._bed:
+            await self._end()
+            self.asleep = False
+
+    async def _end(self) -> None:
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.wait([self._keeper])
             self._keeper = None
         await self._stop_engine()
         self._settled.set()
+
+    # -- asleep and awake -----------------------------------------------------------------------------------------
+
+    def _doze_when_idle(self) -> None:
+        if self._dozing is not None:
+            self._dozing.cancel()
+        self._dozing = asyncio.create_task(self._doze()) if self._idle_timeout else None
+
+    async def _doze(self) -> None:
+        await asyncio.sleep(self._idle_timeout)
+        # From here on it is not cancelled by a new stream, which waits for the lock instead.
+        self._dozing = None
+        async with self._bed:
+            if self.in_flight == 0 and self._model is not None:
+                await self._end()
+                self.asleep = True
+                self._changed("")
+            elif self.restarting:
+                self._doze_when_idle()
+
+    async def _awake(self) -> None:
+        """Wait until the engine runs. Many may wait; one of them who leaves does not keep the others from it."""
+        if self._waking is None:
+            self._waking = asyncio.create_task(self._wake())
+            self._waking.add_done_callback(self._woken)
+        await asyncio.shield(self._waking)
+
+    def _woken(self, over: asyncio.Task[None]) -> None:
+        self._waking = None
+
+    async def _wake(self) -> None:
+        async with self._bed:
+            if self.asleep:
+                await self.start(self._report)
+                self.asleep = False
+                self._changed("")
 
     async def _stop_engine(self) -> None:
         engine, model, self._model = self._engine, self._model, None

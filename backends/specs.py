@@ -13,7 +13,11 @@ from backends.types import Progress
 
 @dataclass(frozen=True)
 class EngineSettings:
-    """What the operator set for all models; `engine_args` go to vLLM as they are."""
+    """What the operator set for all models; `engine_args` go to vLLM as they are.
+
+    At most `max_in_flight` answers are given at once and `max_waiting` questions stand in line. An engine that was
+    not asked for `idle_timeout` seconds gives its memory back until the next question (0: never).
+    """
 
     data_dir: Path
     engine_url: str = ""
@@ -21,6 +25,9 @@ class EngineSettings:
     engine_args: tuple[str, ...] = ()
     precision: str = "auto"
     vllm_python: str = ""
+    max_in_flight: int = 128
+    max_waiting: int = 256
+    idle_timeout: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -32,12 +39,15 @@ class ModelSpec:
     backend: str = "auto"
 
 
-State = Literal["empty", "loading", "ready", "restarting", "failed"]
+State = Literal["empty", "loading", "ready", "asleep", "restarting", "failed"]
 
 
 @dataclass(frozen=True)
 class ModelStatus:
-    """What page and API show. `state` is that of the newest load, so a model may be in service while it is "failed"."""
+    """What page and API show. `state` is that of the newest load, so a model may be `serving` while it is "failed".
+
+    "asleep" is an engine that was idle and gave its memory back; it comes back with the next question.
+    """
 
     state: State
     name: str  # of the model in service, "" when there is none and quote answers
@@ -49,6 +59,8 @@ class ModelStatus:
     error: str  # plain words of the last failed load or crash
     in_flight: int
     log_tail: tuple[str, ...]
+    serving: bool = False  # whether a question would be answered by the model in service
+    waiting: int = 0  # questions that stand in line
 
 
 @dataclass(frozen=True)

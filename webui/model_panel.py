@@ -53,11 +53,15 @@ def status_card(status: ModelStatus, texts: Texts) -> str:
             facts.append(texts.context.format(n=f"{status.context_length:,}"))
         if status.in_flight:
             facts.append(texts.in_flight.format(n=status.in_flight))
+        if status.waiting:
+            facts.append(texts.waiting.format(n=status.waiting))
         about = " · ".join(fact for fact in facts if fact)
-        # "failed" beside a name: a load failed while this one goes on, or this one was lost; the error says which.
-        words = {"restarting": texts.state_restarting, "failed": texts.state_attention}
-        word = words.get(status.state, texts.state_ready)
-        lines.append(_line("wait" if status.state in words else "ready", word, status.name, about))
+        # "failed" beside a model that serves: another one was to be loaded; the error says why it was not.
+        if status.serving:
+            kind, word = "ready", texts.state_asleep if status.state == "asleep" else texts.state_ready
+        else:
+            kind, word = "wait", texts.state_attention if status.state == "failed" else texts.state_restarting
+        lines.append(_line(kind, word, status.name, about))
     elif status.state != "loading":
         lines.append(_line("empty", texts.state_empty, "", texts.state_empty_note))
     if status.state == "loading":

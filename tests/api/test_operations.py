@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -103,6 +104,26 @@ def test_a_request_has_a_number_in_its_answer_and_in_the_log(server: RunningServ
     assert lines(server, request_id=forged.headers["x-request-id"])
     assert TOKEN not in server.log
     assert "secret=query" not in server.log
+
+
+def test_more_than_may_stand_in_line_are_told_to_come_back(start_server: StartServer, engine: ScriptedEngine) -> None:
+    engine.words, engine.seconds_per_word = 100_000, 0.02
+    server = start_server("--engine-url", engine.url, "--max-in-flight", "1", "--max-waiting", "1")
+    server.wait_for_model()
+    endless = {"prompt": "Go on", "use_stream_chat": True}
+    with server.client() as client, client.stream("POST", "/", json=endless) as answered:
+        pieces = answered.iter_raw()
+        next(pieces)
+        with ThreadPoolExecutor() as pool:
+            waiting = pool.submit(server.post, "/", json={"prompt": "Short?", "max_new_tokens": 1})
+            while server.get("/api/status").json()["model"]["waiting"] == 0:
+                time.sleep(0.02)
+            refused = server.post("/", json={"prompt": "Hello?"})
+            assert refused.status_code == 429
+            assert int(refused.headers["retry-after"]) > 0
+            assert "1 answers are being given and 1 questions are in line" in refused.json()["error"]["message"]
+            answered.close()
+            assert waiting.result(30).json()["response"] == "word1 "
 
 
 def test_without_json_the_log_stays_quiet(start_server: StartServer) -> None:

@@ -58,12 +58,13 @@ class ScriptedEngine:
 class World:
     """A manager over scripted engines; `memory` holds two models of size 1 unless a test says otherwise."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, in_flight: int = 64, idle_timeout: float = 0.0) -> None:
         self.folder, self.memory, self.how = folder, 2, dict[str, str]()
         self.held = asyncio.Event()
         self.held.set()
         policy = SwitchPolicy(drain=20, wait=20, restart=RestartPolicy(first_wait=0.05, tries=3))
-        self.manager = ModelManager(EngineSettings(folder), self.prepare, policy)
+        settings = EngineSettings(folder, max_in_flight=in_flight, max_waiting=2, idle_timeout=idle_timeout)
+        self.manager = ModelManager(settings, self.prepare, policy)
 
     async def prepare(
         self, spec: ModelSpec, settings: EngineSettings, given_back: int, report: Report
@@ -99,8 +100,8 @@ def _command(process: psutil.Process) -> list[str]:
 
 
 @asynccontextmanager
-async def world(tmp_path: Path) -> AsyncIterator[World]:
-    made = World(tmp_path)
+async def world(tmp_path: Path, in_flight: int = 64, idle_timeout: float = 0.0) -> AsyncIterator[World]:
+    made = World(tmp_path, in_flight, idle_timeout)
     try:
         yield made
     finally:
@@ -266,6 +267,71 @@ async def test_closing_the_stream_frees_the_model(tmp_path: Path) -> None:
         assert it.manager.status.in_flight == 1
         await stream.aclose()
         assert it.manager.status.in_flight == 0
+
+
+async def test_so_many_are_answered_at_once_and_the_rest_stand_in_line_or_are_turned_away(tmp_path: Path) -> None:
+    async with world(tmp_path, in_flight=2) as it:
+        await it.manager.load(ModelSpec("alpha"))
+        asked = [asyncio.create_task(it.ask("count 30")) for _ in range(4)]
+        await asyncio.sleep(0.1)
+        assert (it.manager.status.in_flight, it.manager.status.waiting) == (2, 2)
+        with pytest.raises(Busy) as turned_away:
+            await it.ask("hello")
+        assert turned_away.value.retry_after > 0
+        asked.pop().cancel()  # a client that left the line
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert it.manager.status.waiting == 1
+        for answer in await asyncio.gather(*asked):
+            assert answer.endswith(" 28 29 ")
+        assert (it.manager.status.in_flight, it.manager.status.waiting) == (0, 0)
+
+
+async def test_an_idle_engine_gives_its_memory_back_and_wakes_for_the_next_question(tmp_path: Path) -> None:
+    async with world(tmp_path, idle_timeout=0.5) as it:
+        await it.manager.load(ModelSpec("alpha"))
+        await it.ask("count 50")  # takes longer than the timeout: an engine that answers is not idle
+        status = await it.until("asleep")
+        assert (status.serving, status.name, status.context_length) == (True, "alpha", None)
+        assert it.engines() == []
+        answers = await asyncio.gather(*(it.ask(f"hello {number}") for number in range(5)))
+        assert answers == [f"alpha: hello {number}" for number in range(5)]
+        assert it.manager.status.state == "ready"
+        assert len(it.engines()) == 1
+        await it.until("asleep")
+
+
+async def test_an_engine_that_cannot_wake_says_why_and_may_be_asked_again(tmp_path: Path) -> None:
+    async with world(tmp_path, idle_timeout=0.3) as it:
+        await it.manager.load(ModelSpec("alpha"))
+        await it.until("asleep")
+        it.how["alpha"] = "no-memory"
+        with pytest.raises(EngineFailed, match="not enough memory"):
+            await it.ask("hello")
+        it.how.clear()
+        assert await it.ask("hello") == "alpha: hello"
+
+
+async def test_who_leaves_while_the_engine_wakes_does_not_keep_others_from_it(tmp_path: Path) -> None:
+    async with world(tmp_path, idle_timeout=0.3) as it:
+        it.how["alpha"] = "slow-start"
+        await it.manager.load(ModelSpec("alpha"))
+        await it.until("asleep")
+        first, second = asyncio.create_task(it.ask("hello")), asyncio.create_task(it.ask("again"))
+        await asyncio.sleep(0.3)
+        first.cancel()
+        assert await second == "alpha: again"
+
+
+async def test_a_model_that_is_asleep_can_be_switched_and_unloaded(tmp_path: Path) -> None:
+    async with world(tmp_path, idle_timeout=0.3) as it:
+        await it.manager.load(ModelSpec("alpha"))
+        await it.until("asleep")
+        await it.manager.load(ModelSpec("beta"))
+        assert await it.ask("hello") == "beta: hello"
+        await it.until("asleep")
+        await it.manager.unload()
+        assert it.manager.status.state == "empty"
 
 
 async def test_close_ends_a_model_in_mid_answer(tmp_path: Path) -> None:

@@ -97,7 +97,8 @@ def on_a_gpu_box(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSetting
 def test_auto_is_vllm_on_a_gpu_for_what_vllm_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = on_a_gpu_box(tmp_path, monkeypatch)
     assert choose_backend("auto", checkpoint("qwen", "qwen3"), settings) == "vllm"
-    assert choose_backend("auto", checkpoint("baichuan", "baichuan2-13b"), settings) == "transformers"
+    assert choose_backend("auto", checkpoint("baichuan", "baichuan2-13b"), settings) == "vllm"
+    assert choose_backend("auto", checkpoint("chatglm", "chatglm1"), settings) == "transformers"
     assert choose_backend("auto", checkpoint("other", "mistral"), settings) == "transformers"
     assert choose_backend("transformers", checkpoint("qwen", "qwen3"), settings) == "transformers"
     assert engine_maker("vllm", tmp_path, "Qwen/Qwen3-4B", GIB, settings)().backend == "vllm"
@@ -112,4 +113,4 @@ def test_auto_is_transformers_without_a_gpu(tmp_path: Path, monkeypatch: pytest.
 
 def test_vllm_for_what_it_cannot_serve_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelUnusable, match="use --backend transformers"):
-        choose_backend("vllm", checkpoint("baichuan", "baichuan-13b"), EngineSettings(tmp_path))
+        choose_backend("vllm", checkpoint("chatglm", "chatglm1"), EngineSettings(tmp_path))

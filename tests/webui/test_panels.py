@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from backends.models import ModelStatus
@@ -13,7 +14,8 @@ from webui.model_panel import GIB, memory_line, need_of, pill, status_card
 from webui.texts import CHINESE, ENGLISH
 
 EMPTY = ModelStatus("empty", "", "quote", "", None, "", None, "", 0, ())
-READY = ModelStatus("ready", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 2, ("up",))
+READY = ModelStatus("ready", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 2, ("up",), True, 3)
+ASLEEP = ModelStatus("asleep", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 0, (), True)
 LOADING = ModelStatus(
     "loading", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "/models/<b>new", Progress("loading", 3, 4), "", 0, ()
 )
@@ -29,7 +31,7 @@ def test_no_model() -> None:
 
 def test_a_model_in_service_with_its_facts() -> None:
     card = status_card(READY, ENGLISH)
-    for fact in ("Ready", "Qwen3", "transformers", "40,960 tokens", "2 answering"):
+    for fact in ("Ready", "Qwen3", "transformers", "40,960 tokens", "2 answering", "3 in line"):
         assert fact in card.replace("&#45;", "-").replace("&#46;", ".")
     assert "就绪" in status_card(READY, CHINESE)
     assert "Qwen3&#45;0&#46;6B" in pill(READY, ENGLISH)
@@ -48,9 +50,20 @@ def test_a_failed_load_gives_its_reason_as_text() -> None:
     card = status_card(FAILED, ENGLISH)
     assert "no config" in card
     assert "&#60;choose&#62;" in card
-    assert "Needs attention" in status_card(
-        ModelStatus("failed", "old", "vllm", "", None, "", None, "The engine was lost.", 0, ()), ENGLISH
-    )
+
+
+def test_a_lost_engine_needs_attention_and_a_failed_load_beside_one_that_serves_does_not() -> None:
+    lost = ModelStatus("failed", "old", "vllm", "", None, "", None, "The engine was lost.", 0, ())
+    assert "Needs attention" in status_card(lost, ENGLISH)
+    goes_on = replace(lost, error="No such folder.", serving=True)
+    assert "Ready" in status_card(goes_on, ENGLISH)
+    assert "No such folder" in status_card(goes_on, ENGLISH).replace("&#46;", ".")
+
+
+def test_an_engine_that_is_asleep_is_as_good_as_ready() -> None:
+    assert "asleep until the next question" in status_card(ASLEEP, ENGLISH)
+    assert "q-state-ready" in pill(ASLEEP, ENGLISH)
+    assert chat_tab.follow(ASLEEP, ENGLISH)[0]["visible"] is False
 
 
 def test_buttons_and_pace_follow_the_state() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from api.dialogue import MAX_CHARACTERS, MAX_TURNS, Dialogue, Question, is_stop
+from api.article_dialogue import MAX_CHARACTERS, MAX_TURNS, Dialogue, Question, is_stop
 from backends.errors import InvalidRequest
 
 
