@@ -28,6 +28,7 @@ VERSION = "0.1.0"
 BACKENDS = ("auto", "vllm", "transformers", "openai", "quote")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LOG_FORMATS = ("text", "json")
+DATABASES = ("postgresql+psycopg://", "postgresql://", "postgres://")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """examples:
   python app.py                                        the page at http://127.0.0.1:8000, no model needed
@@ -37,8 +38,9 @@ EXAMPLES = """examples:
   QUARTET_TOKEN=... python app.py --host 0.0.0.0       for the network, with a token of yours
 
 Every flag is also an environment variable: QUARTET_PORT for --port, and so on; a flag wins over its variable.
-Secrets belong into variables, where a process list does not show them: QUARTET_TOKEN, and QUARTET_ENGINE_KEY for
-the key of --engine-url. QUARTET_VLLM_PYTHON names the Python of a virtual environment that has vLLM in it."""
+Secrets belong into variables, where a process list does not show them: QUARTET_TOKEN, QUARTET_DATABASE_URL where a
+password is in it, and QUARTET_ENGINE_KEY for the key of --engine-url. QUARTET_VLLM_PYTHON names the Python of a
+virtual environment that has vLLM in it."""
 
 
 class CannotStart(Exception):
@@ -53,6 +55,7 @@ class Settings:
     port: int
     token: str = field(repr=False)
     data_dir: Path
+    database_url: str = field(repr=False)  # a password may be in it
     model_path: str
     model_type: str
     backend: str
@@ -100,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     door.add_argument("--port", type=_port, default=8000, help="port to listen on (default: 8000)")
     door.add_argument("--token", default="", help="who has it may do everything; made and shown once at the start if --host is not loopback and none is given")  # fmt: skip  # noqa: E501
     door.add_argument("--data-dir", default="./data", metavar="DIR", help="where documents and caches are kept (default: ./data)")  # fmt: skip  # noqa: E501
-    door.add_argument("--database-url", default="", metavar="URL", help="database of the documents; this version keeps them in SQLite inside --data-dir")  # fmt: skip  # noqa: E501
+    door.add_argument("--database-url", default="", metavar="URL", help="PostgreSQL with pgvector for the documents, to share among several Quartets: postgresql+psycopg://USER@HOST/NAME (default: SQLite inside --data-dir)")  # fmt: skip  # noqa: E501
     model = parser.add_argument_group("the language model")
     model.add_argument("--model-path", default="", metavar="PATH", help="folder of a model, or its id on Hugging Face or (modelscope:ID) ModelScope; none: answers quote your documents")  # fmt: skip  # noqa: E501
     model.add_argument("--model-type", default="", metavar="TYPE", help="family of the model if it is not recognised: qwen, llama, chatglm, baichuan")  # fmt: skip  # noqa: E501
@@ -155,8 +158,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     flags = [action.option_strings[0] for action in parser._actions if action.nargs != 0]
     variables = {flag: environment.get("QUARTET_" + flag[2:].replace("-", "_").upper(), "") for flag in flags}
     given = parser.parse_args([*(f"{flag}={value}" for flag, value in variables.items() if value), *arguments])
-    if given.database_url and not given.database_url.startswith("sqlite"):
-        parser.error("argument --database-url: this version keeps documents in SQLite inside --data-dir, leave it out")
+    if given.database_url and not given.database_url.startswith(DATABASES):
+        parser.error("argument --database-url: it starts with postgresql+psycopg://; leave it out for SQLite")
     if given.engine_url and not given.engine_url.startswith(("http://", "https://")):
         parser.error("argument --engine-url: it starts with http:// or https://")
     if given.backend == "openai" and not given.engine_url:
@@ -172,6 +175,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         port=given.port,
         token=given.token,
         data_dir=Path(given.data_dir).expanduser().resolve(),
+        database_url=given.database_url,
         model_path=given.model_path,
         model_type=given.model_type,
         backend="openai" if given.engine_url else given.backend,
@@ -271,7 +275,9 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     )
     models = ModelManager(engines)
     metrics = Metrics()
-    knowledge = MeteredKnowledge(metrics, settings.data_dir, settings.embedding_model)
+    knowledge = MeteredKnowledge(
+        metrics, settings.data_dir, settings.embedding_model, database_url=settings.database_url
+    )
     chat = MeteredChat(metrics, models, knowledge, lambda: models.status.context_length)
     opened = asyncio.Event()
     trouble: list[str] = []

@@ -26,6 +26,7 @@ from backends.errors import (
     NotFound,
     QuartetError,
     StorageFull,
+    StorageUnreachable,
     TooLarge,
     Unauthorized,
 )
@@ -46,6 +47,7 @@ STATUS: Mapping[type[QuartetError], int] = {
     HubUnreachable: 502,
     NoModelLoaded: 503,
     EngineFailed: 503,
+    StorageUnreachable: 503,
     StorageFull: 507,
 }
 

@@ -7,6 +7,7 @@
     ├── TooLarge              over a named limit
     ├── Unauthorized          the token is missing or wrong
     ├── StorageFull           the disk has no room
+    ├── StorageUnreachable    the database does not answer
     ├── Busy                  too much at once; carries retry_after
     └── ModelError            about models and engines
         ├── NoModelLoaded     nothing is there to answer
@@ -59,6 +60,10 @@ class Unauthorized(QuartetError):
 
 class StorageFull(QuartetError):
     code = "storage_full"
+
+
+class StorageUnreachable(QuartetError):
+    code = "storage_unreachable"
 
 
 class Busy(QuartetError):

@@ -7,13 +7,15 @@ when it is back. One bad file fails alone, with its reason.
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.errors import EngineFailed, QuartetError
+from backends.errors import Busy, EngineFailed, QuartetError, StorageUnreachable
 from rag.errors import UnreadableFile
 from rag.scripts import reads
 from rag.store import Job, NewPassage, Store
@@ -28,23 +30,33 @@ _PASSAGES_AT_FIRST = 4  # embedded, stored and reported together
 _PASSAGES_AT_ONCE = 256
 _REPORT_EVERY = 0.5  # seconds
 _ATTEMPTS = 3  # for a file whose embedding process is lost
+_LEASE = 30.0  # seconds that a file stays with a process that does not say it is alive
+_LOOK_EVERY = 2.0  # seconds; another app may have stored a file, or have died over one
 
 
 class Ingest:
-    """`bytes_of` tells where the bytes of a file id are. `changes` counts every step that was written to the store."""
+    """`opened` gives the bytes of a file id as a file for as long as it is read; `forgotten` takes ids whose bytes are
+    nobody's any more. `changes` counts every step that was written to the store."""
 
     def __init__(
-        self, store: Store, embeddings: PassageEmbeddings, bytes_of: Callable[[str], Path], threads: int = 2
+        self,
+        store: Store,
+        embeddings: PassageEmbeddings,
+        opened: Callable[[str], AbstractContextManager[Path]],
+        forgotten: Callable[[str], None],
+        threads: int = 2,
     ) -> None:
         self._store = store
         self._embeddings = embeddings
-        self._bytes_of = bytes_of
+        self._opened = opened
+        self._forgotten = forgotten
+        self._owner = secrets.token_hex(16)
         self._wake = threading.Condition()
-        self._taken: set[str] = set()
         self._stopping = False
         self.changes = 0
         # Daemons: a document that takes a minute to read must not hold up the end of the process.
         self._threads = [threading.Thread(target=self._run, name=f"ingest-{n}", daemon=True) for n in range(threads)]
+        self._threads.append(threading.Thread(target=self._keep_claims, name="ingest-claims", daemon=True))
 
     def start(self) -> None:
         for thread in self._threads:
@@ -71,22 +83,48 @@ class Ingest:
         while job := self._next():
             try:
                 self._work(job)
+            except (StorageUnreachable, Busy):
+                _log.info("%s waits for the database", job.file_id)  # it says nothing about the file
             except Exception as error:  # noqa: BLE001  whatever it is, the other files must go on
                 self._give_up(job, error)
             finally:
-                with self._wake:
-                    self._taken.discard(job.file_id)
-                    self._wake.notify_all()
+                self._release(job)
 
     def _next(self) -> Job | None:
-        with self._wake:
-            while not self._stopping:
-                for job in self._store.jobs():
-                    if job.file_id not in self._taken:
-                        self._taken.add(job.file_id)
-                        return job
-                self._wake.wait()
-        return None
+        while True:
+            job = self._claim()
+            if job:
+                return job
+            with self._wake:
+                if self._stopping:
+                    return None
+                self._wake.wait(_LOOK_EVERY)
+
+    def _claim(self) -> Job | None:
+        with self._wake:  # one at a time, and none after stop()
+            if self._stopping:
+                return None
+            try:
+                return self._store.claim(self._owner, _LEASE)
+            except QuartetError as error:
+                _log.info("no file can be taken: %s", error)
+                return None
+
+    def _release(self, job: Job) -> None:
+        try:
+            self._store.release(self._owner, job.file_id)
+        except QuartetError as error:  # then the claim runs out by itself
+            _log.info("%s stays claimed: %s", job.file_id, error)
+
+    def _keep_claims(self) -> None:
+        while True:
+            with self._wake:
+                if self._wake.wait_for(lambda: self._stopping, timeout=_LEASE / 3):
+                    return
+            try:
+                self._store.renew(self._owner, _LEASE)
+            except QuartetError as error:
+                _log.info("claims cannot be renewed: %s", error)
 
     def _work(self, job: Job) -> None:
         if not job.parsed:
@@ -104,7 +142,7 @@ class Ingest:
         if self._stopping:
             return
         for file_id in self._store.finish(job.file_id):
-            self._bytes_of(file_id).unlink(missing_ok=True)
+            self._forgotten(file_id)
         self.changes += 1
 
     def _parse(self, job: Job) -> None:
@@ -120,7 +158,8 @@ class Ingest:
                 reported = time.monotonic()
                 self._report_parsing(job, done, total or 0)
 
-        documents = load(self._bytes_of(job.file_id), job.name, progress)
+        with self._opened(job.file_id) as file:
+            documents = load(file, job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
         model = self._embeddings.description

@@ -1,6 +1,7 @@
 """Knowledge bases as the page and the API see them: files in, states, search. Async outside, threads inside.
 
-Owns the data folder: the database, the bytes of the files under random ids, and the lock that keeps a second app out.
+Owns the data folder: the lock that keeps a second app out and, where documents are not in a shared database, the
+database and the bytes of the files under random ids.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from rag.ingest import Ingest
     from rag.langchain import KnowledgeBaseRetriever, KnowledgeBaseStore
     from rag.retriever import Retriever
-    from rag.sqlite_store import SqliteStore
+    from rag.store import Store
 
 # Named here, because inside the class `list` is the method.
 Bases = list[KnowledgeBase]
@@ -36,6 +38,7 @@ Files = list[FileRecord]
 Hits = list[Hit]
 
 _MIB = 1024 * 1024
+_DOWNLOAD = 600.0  # seconds that the copy of a file for a download is kept
 _TEXTS_AT_ONCE = 32  # of a call for vectors; between two such lots it can be given up
 
 
@@ -57,10 +60,13 @@ class KnowledgeService:
         embedding_model: str = "",
         limits: Limits | None = None,
         embeddings: PassageEmbeddings | None = None,
+        database_url: str = "",
     ) -> None:
         """`embedding_model` is a folder or hub id, "" the bundled one; `embeddings` is used in its place when given,
-        and left open by close()."""
+        and left open by close(). `database_url` names a PostgreSQL that other apps may share; "" keeps everything in
+        the data folder."""
         self._data_dir = data_dir
+        self._database_url = database_url
         self._embeddings = embeddings
         self._files = data_dir / "files"
         self._embedding_model = embedding_model
@@ -70,7 +76,7 @@ class KnowledgeService:
 
     async def start(self) -> None:
         """Opens the data folder and resumes unfinished files; waits for no model. Raises Conflict when another process
-        has the folder, and QuartetError when its database is damaged."""
+        has the folder, and QuartetError when the database is damaged or cannot be used."""
         self._parts = await asyncio.to_thread(self._open)
         self._parts.ingest.start()
         if any(base.passages for base in await self.list()):
@@ -113,9 +119,10 @@ class KnowledgeService:
         await asyncio.to_thread(self._delete_file, base_name(base), file_id)
 
     async def content(self, base: str, file_id: str) -> tuple[Path, str]:
-        """Where the bytes of a file are, and its name."""
+        """Where the bytes of a file are, and its name. From a shared database they come as a copy, which is taken away
+        after a while."""
         record = await self.file(base, file_id)
-        return self._bytes_of(record.id), record.name
+        return await asyncio.to_thread(self._copy_of, record.id), record.name
 
     async def wait(self, base: str, ids: Sequence[str]) -> Files:
         """Returns when each file is searchable or failed. One that was deleted or replaced meanwhile is left out."""
@@ -196,24 +203,32 @@ class KnowledgeService:
         from rag.embeddings import WorkerEmbeddings
         from rag.ingest import Ingest
         from rag.retriever import Retriever
-        from rag.sqlite_store import SqliteStore
 
         self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock_folder(self._data_dir)
         try:
-            store = SqliteStore(self._data_dir)
+            store = self._open_store()
         except BaseException:
             self._lock.close()
             raise
         embeddings = self._embeddings or WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
         store.use_embedding_model(embeddings.name)
         # A crash between the bytes and their record leaves bytes that are nobody's.
-        known = store.file_ids()
+        known = set() if store.keeps_bytes else store.file_ids()
         for file in self._files.iterdir():
             if file.name not in known:
                 file.unlink()
-        ingest = Ingest(store, embeddings, self._bytes_of)
+        ingest = Ingest(store, embeddings, self._reading, self._remove)
         return _Parts(store, embeddings, ingest, Retriever(store, embeddings))
+
+    def _open_store(self) -> Store:
+        if self._database_url:
+            from rag.postgres_store import PostgresStore
+
+            return PostgresStore(self._database_url)
+        from rag.sqlite_store import SqliteStore
+
+        return SqliteStore(self._data_dir)
 
     def _close(self, parts: _Parts) -> None:
         parts.ingest.stop()
@@ -224,6 +239,34 @@ class KnowledgeService:
 
     def _bytes_of(self, file_id: str) -> Path:
         return self._files / file_id
+
+    def _remove(self, file_id: str) -> None:
+        self._bytes_of(file_id).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def _reading(self, file_id: str) -> Iterator[Path]:
+        """The bytes of a file; a copy of them is gone at the end."""
+        if not self._open_parts.store.keeps_bytes:
+            yield self._bytes_of(file_id)
+            return
+        copy = self._files / f"{file_id}-{secrets.token_hex(8)}"
+        try:
+            self._open_parts.store.read_content(file_id, copy)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def _copy_of(self, file_id: str) -> Path:
+        if not self._open_parts.store.keeps_bytes:
+            return self._bytes_of(file_id)
+        # What somebody once asked for must not stay here when the file is deleted at another app.
+        for old in self._files.glob("download-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - old.stat().st_mtime > _DOWNLOAD:
+                    old.unlink()
+        copy = self._files / f"download-{secrets.token_hex(16)}"
+        self._open_parts.store.read_content(file_id, copy)
+        return copy
 
     def _add_file(self, base: str, name: str, source: Path) -> FileRecord:
         from rag.store import NewFile
@@ -236,14 +279,14 @@ class KnowledgeService:
                 "Split it, or raise the limit."
             )
         self._check_room(size)
-        if len(store.jobs()) >= self._limits.waiting:
+        if store.waiting() >= self._limits.waiting:
             raise Busy(f"{self._limits.waiting} files are waiting already; upload more when some are done.", 60)
         store.files(base)  # an unknown base is told before anything is copied
         file_id = secrets.token_hex(16)
         path = self._bytes_of(file_id)
         try:
             size, digest = _copy(source, path)
-            record = store.add_file(base, NewFile(file_id, name, size, digest))
+            record = store.add_file(base, NewFile(file_id, name, size, digest), path)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise StorageFull(
@@ -252,7 +295,7 @@ class KnowledgeService:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        if record.id != file_id:
+        if record.id != file_id or store.keeps_bytes:
             path.unlink()
         return record
 
@@ -266,16 +309,16 @@ class KnowledgeService:
 
     def _delete_file(self, base: str, file_id: str) -> None:
         self._open_parts.store.delete_file(base, file_id)
-        self._bytes_of(file_id).unlink(missing_ok=True)
+        self._remove(file_id)
 
     def _delete_base(self, base: str) -> None:
         for file_id in self._open_parts.store.delete_base(base):
-            self._bytes_of(file_id).unlink(missing_ok=True)
+            self._remove(file_id)
 
 
 @dataclass(frozen=True)
 class _Parts:
-    store: SqliteStore
+    store: Store
     embeddings: PassageEmbeddings
     ingest: Ingest
     retriever: Retriever

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, MetaData, create_engine, event, text
+from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 
 from backends.errors import QuartetError, StorageFull
@@ -22,15 +22,15 @@ _SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_
 
 
 class Database:
-    """Makes the file and the tables of `metadata` where they are missing. Raises QuartetError when it is damaged."""
+    """Makes the file and `tables` where they are missing. Raises QuartetError when it is damaged."""
 
-    def __init__(self, file: Path, metadata: MetaData) -> None:
+    def __init__(self, file: Path, tables: Sequence[Table]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._engine = _open(file)
         self._writing = threading.Lock()
         try:
             with self.write() as db:
-                metadata.create_all(db)
+                tables[0].metadata.create_all(db, tables)
             with self.read() as db:
                 problem = db.execute(text("PRAGMA quick_check(1)")).scalar()
         except DatabaseError as error:

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from sqlalchemy import (
+    BigInteger,
     Column,
+    Dialect,
     Float,
     ForeignKey,
     Index,
@@ -22,6 +25,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    TypeDecorator,
     UniqueConstraint,
 )
 
@@ -29,6 +33,29 @@ from rag.ranking import Candidates
 from rag.types import FileRecord, KnowledgeBase
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
+
+_LONG = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where it says INTEGER
+
+
+class _Row(TypeDecorator[Any]):
+    """One float32 row: bytes in SQLite (little-endian), pgvector's type in PostgreSQL."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> Any:
+        if dialect.name == "postgresql":
+            from pgvector.sqlalchemy import VECTOR  # here: an embedded store needs no driver
+
+            return dialect.type_descriptor(VECTOR())
+        return dialect.type_descriptor(LargeBinary())
+
+    def process_bind_param(self, value: Any, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else value.astype("<f4").tobytes()
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> Any:
+        return np.asarray(value, np.float32) if dialect.name == "postgresql" else np.frombuffer(value, "<f4")
+
 
 metadata = MetaData()
 
@@ -45,11 +72,11 @@ knowledge_bases = Table(
 files = Table(
     "files",
     metadata,
-    Column("number", Integer, primary_key=True),  # the order of arrival
+    Column("number", _LONG, primary_key=True),  # the order of arrival
     Column("id", String(32), nullable=False, unique=True),
     Column("base_id", ForeignKey("knowledge_bases.id", ondelete="CASCADE"), nullable=False, index=True),
     Column("name", Text, nullable=False),
-    Column("size", Integer, nullable=False),
+    Column("size", BigInteger, nullable=False),
     Column("sha256", String(64), nullable=False),
     Column("state", String(16), nullable=False, index=True),
     Column("pages", Integer),
@@ -58,6 +85,9 @@ files = Table(
     Column("reason", String(32), nullable=False),
     Column("error", Text, nullable=False),
     Column("created_at", String(32), nullable=False),
+    # Who works on it, and until when the others keep away: seconds since 1970 by the clock of the database.
+    Column("claimed_by", String(32)),
+    Column("claimed_until", Float(53)),
     UniqueConstraint("base_id", "sha256"),
     sqlite_autoincrement=True,
 )
@@ -65,7 +95,7 @@ files = Table(
 passages = Table(
     "passages",
     metadata,
-    Column("id", Integer, primary_key=True),
+    Column("id", _LONG, primary_key=True),
     Column("file_id", ForeignKey("files.id", ondelete="CASCADE"), nullable=False),
     Column("position", Integer, nullable=False),
     Column("text", Text, nullable=False),
@@ -80,7 +110,8 @@ vectors = Table(
     "vectors",
     metadata,
     Column("passage_id", ForeignKey("passages.id", ondelete="CASCADE"), primary_key=True),
-    Column("vector", LargeBinary, nullable=False),  # float32, little-endian, normalised
+    Column("base_id", ForeignKey("knowledge_bases.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("vector", _Row, nullable=False),  # normalised
 )
 
 settings = Table(
@@ -90,10 +121,12 @@ settings = Table(
     Column("value", Text, nullable=False),
 )
 
+TABLES = [knowledge_bases, files, passages, vectors, settings]
+
 
 @dataclass(frozen=True)
 class NewFile:
-    """A file whose bytes are already on disk under `id`. `size` in bytes, `sha256` in hex."""
+    """A file whose bytes are already on this machine's disk. `size` in bytes, `sha256` in hex."""
 
     id: str
     name: str
@@ -123,7 +156,8 @@ class Job:
 
 class Store(Protocol):
     """All methods block, may be called from any thread, and are one transaction each. Those that take a base or file
-    raise NotFound when it is not there, those that write raise StorageFull when the disk has no room."""
+    raise NotFound when it is not there, those that write raise StorageFull when the disk has no room, and those of a
+    store on another machine StorageUnreachable."""
 
     def bases(self) -> list[KnowledgeBase]: ...
     def create_base(self, name: str) -> KnowledgeBase:
@@ -134,9 +168,18 @@ class Store(Protocol):
         """Returns the ids of its files, whose bytes are now nobody's."""
         ...
 
-    def add_file(self, base: str, file: NewFile) -> FileRecord:
+    def add_file(self, base: str, file: NewFile, content: Path | None = None) -> FileRecord:
         """Queues the file. The same content again gives the record that is there (under its own id); one that had
-        failed is queued once more."""
+        failed is queued once more. A store that keeps bytes reads them from `content` in the same transaction."""
+        ...
+
+    @property
+    def keeps_bytes(self) -> bool:
+        """Whether the bytes of files are in the store, for every app that shares it, and not in the data folder."""
+        ...
+
+    def read_content(self, file_id: str, target: Path) -> None:
+        """Writes the bytes that the store keeps into the new file `target`. Raises NotFound."""
         ...
 
     def files(self, base: str) -> list[FileRecord]: ...
@@ -148,6 +191,19 @@ class Store(Protocol):
 
     def jobs(self) -> list[Job]:
         """Files that are neither searchable nor failed, in order of arrival."""
+        ...
+
+    def waiting(self) -> int:
+        """How many these are."""
+        ...
+
+    def claim(self, owner: str, seconds: float) -> Job | None:
+        """The oldest job that nobody works on, for `owner` alone until `seconds` have passed without a renewal."""
+        ...
+
+    def renew(self, owner: str, seconds: float) -> None: ...
+    def release(self, owner: str, file_id: str) -> None:
+        """Gives back what is not finished, for the next one to claim."""
         ...
 
     def parsing(self, file_id: str, progress: float, pages: int | None) -> None: ...

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.running_server import RunningServer, StartServer, running_server
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 
 @pytest.fixture
@@ -36,6 +39,15 @@ def server(_session_server: RunningServer, request: pytest.FixtureRequest) -> Ru
     """A server without a model, shared by all tests of this process: leave no knowledge base of a common name in it."""
     request.node.servers = [_session_server]
     return _session_server
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server with pgvector, shared by all tests of this process: ask it for a database of your own."""
+    from tests.postgres import running_postgres
+
+    with running_postgres() as server:
+        yield server
 
 
 @pytest.fixture

@@ -120,7 +120,7 @@ def test_the_help_names_every_flag_and_fits_a_terminal() -> None:
         (("--engine-url", "gpu-box:8001"), "http://"),
         (("--engine-args", "'open"), "quotation mark"),
         (("--precision", "int3"), "--precision"),
-        (("--database-url", "postgresql://db/quartet"), "SQLite"),
+        (("--database-url", "mysql://db/quartet"), "SQLite"),
         (("--modelpath", "x"), "--modelpath"),
         (("--host", "nowhere.invalid"), "--host"),
     ],
