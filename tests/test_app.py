@@ -53,7 +53,7 @@ def test_every_flag_is_also_a_variable() -> None:
         QUARTET_ENGINE_ARGS="--max-model-len 4096",
         QUARTET_PRECISION="bfloat16",
         QUARTET_EMBEDDING_MODEL="/models/bge",
-        QUARTET_DATABASE_URL="sqlite:///x",
+        QUARTET_DATABASE_URL="postgresql+psycopg://db/quartet",
     )
     assert by_variable.engine_args == ("--max-model-len", "4096")
     assert (by_variable.host, by_variable.backend, by_variable.precision) == ("127.0.0.2", "vllm", "bfloat16")
@@ -76,7 +76,8 @@ def test_an_engine_url_chooses_the_backend() -> None:
 
 
 def test_secrets_are_not_in_the_text_form_of_the_settings() -> None:
-    assert "sesame" not in repr(settings("--token", "sesame", QUARTET_ENGINE_KEY="sesame"))
+    secrets = {"QUARTET_ENGINE_KEY": "sesame", "QUARTET_DATABASE_URL": "postgresql://me:sesame@db/quartet"}
+    assert "sesame" not in repr(settings("--token", "sesame", **secrets))
 
 
 def test_the_version_is_that_of_the_project() -> None:
