@@ -85,7 +85,8 @@ class VllmEngine:
         flags = {"--max-model-len": "auto", "--disable-access-log-for-endpoints": "/health"}
         if self._options.precision != "auto":
             flags["--dtype"] = self._options.precision
-        if self._family:
+        # An operator's own tokenizer is not ours to read.
+        if self._family and not given("--tokenizer", extra):
             flags["--tokenizer-mode"] = TOKENIZER_MODE
         if self._gpus:
             flags["--gpu-memory-utilization"] = f"{gpu_share(self._gpus):.3f}"

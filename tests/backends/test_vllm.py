@@ -72,17 +72,19 @@ def test_it_listens_on_loopback_with_the_key_in_the_environment_only(tmp_path: P
 
 
 async def test_models_of_the_families_get_their_prompts_from_our_plugin(tmp_path: Path) -> None:
-    """Named only for those: vLLM has tokenizers of its own for some others."""
+    """Named only for those: vLLM has tokenizers of its own for some others, and so may the operator."""
     seen = []
-    for folder in (untrained("Qwen3ForCausalLM"), tmp_path):
+    qwen, own = untrained("Qwen3ForCausalLM"), ("--tokenizer", "mine")
+    for folder, engine_args in ((qwen, ()), (tmp_path, ()), (qwen, own)):
         python = tmp_path / "python"
         python.write_text('#!/bin/sh\necho "$PYTHONPATH $*" >&2\nexit 1\n')
         python.chmod(0o755)
-        engine = VllmEngine(folder, "tiny", tmp_path / "vllm.log", VllmOptions(python=str(python)))
+        options = VllmOptions(python=str(python), engine_args=engine_args)
+        engine = VllmEngine(folder, "tiny", tmp_path / "vllm.log", options)
         with pytest.raises(EngineFailed):
             await engine.start(lambda progress: None)
         seen.append(engine.log_tail()[-1])
-    assert ["--tokenizer-mode quartet" in line for line in seen] == [True, False]
+    assert ["--tokenizer-mode quartet" in line for line in seen] == [True, False, False]
     assert seen[0].split()[0].split(":") == [str(ENTRY), str(ROOT)]
 
 
