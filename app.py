@@ -28,6 +28,7 @@ VERSION = "0.1.0"
 BACKENDS = ("auto", "vllm", "transformers", "openai", "quote")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LOG_FORMATS = ("text", "json")
+COMMANDS = ("export", "import")  # rag/commands.py does them
 DATABASES = ("postgresql+psycopg://", "postgresql://", "postgres://")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """examples:
@@ -35,6 +36,7 @@ EXAMPLES = """examples:
   python app.py --model-path Qwen/Qwen3-0.6B           a model of a hub
   python app.py --model-path ~/models/Llama-2-7b-chat  a folder of this machine
   python app.py --engine-url http://gpu-box:8001/v1    a model that is served elsewhere (OpenAI protocol)
+  python app.py export NAME FILE.zip                   a knowledge base as one file; import FILE.zip brings it back
   QUARTET_TOKEN=... python app.py --host 0.0.0.0       for the network, with a token of yours
 
 Every flag is also an environment variable: QUARTET_PORT for --port, and so on; a flag wins over its variable.
@@ -339,25 +341,52 @@ def log(form: str) -> None:
     logging.getLogger("quartet.access").setLevel(logging.INFO if form == "json" else logging.WARNING)
 
 
+def command(name: str, arguments: Sequence[str]) -> None:
+    """One of COMMANDS, while no Quartet has the data folder. Raises CannotStart."""
+    quiet_libraries(os.environ)
+    from backends.errors import QuartetError
+    from rag import commands
+
+    parser = _Parser(prog=f"python app.py {name}", allow_abbrev=False)
+    work = commands.COMMANDS[name](parser)
+    given, flags = parser.parse_known_args(arguments)
+    settings = read_settings(flags, os.environ)
+    with claim(settings.data_dir):
+        try:
+            print(work(given, commands.Documents(settings.data_dir, settings.database_url, settings.embedding_model)))
+        except QuartetError as error:
+            raise CannotStart(error.message) from error
+        except OSError as error:
+            raise CannotStart(f"{error.filename or 'The disk'} cannot be used: {error.strerror}.") from error
+
+
 def main(arguments: Sequence[str]) -> int:
-    """Run Quartet; the result is the exit code."""
-    settings = read_settings(arguments, os.environ)
+    """Run Quartet, or the command that is named first; the result is the exit code."""
     os.umask(0o077)  # documents are private
-    log(settings.log_format)
     try:
-        with open_port(settings.host, settings.port) as listener, claim(settings.data_dir):
-            quiet_libraries(os.environ)
-            token = settings.token
-            if settings.public and not token:
-                token = secrets.token_urlsafe(32)
-                print(f"Token for this run (log in with it; set QUARTET_TOKEN to choose your own): {token}", flush=True)
-            serve(replace(settings, token=token, port=listener.getsockname()[1]), listener)
+        if arguments and arguments[0] in COMMANDS:
+            command(arguments[0], arguments[1:])
+        else:
+            run(arguments)
     except CannotStart as reason:
         print(f"Quartet: {reason}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:  # before the server took the signal over
         return 130
     return 0
+
+
+def run(arguments: Sequence[str]) -> None:
+    """The service, until a signal ends it. Raises CannotStart."""
+    settings = read_settings(arguments, os.environ)
+    log(settings.log_format)
+    with open_port(settings.host, settings.port) as listener, claim(settings.data_dir):
+        quiet_libraries(os.environ)
+        token = settings.token
+        if settings.public and not token:
+            token = secrets.token_urlsafe(32)
+            print(f"Token for this run (log in with it; set QUARTET_TOKEN to choose your own): {token}", flush=True)
+        serve(replace(settings, token=token, port=listener.getsockname()[1]), listener)
 
 
 if __name__ == "__main__":

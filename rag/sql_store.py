@@ -16,19 +16,10 @@ from sqlalchemy import delete as delete_from
 from sqlalchemy.exc import IntegrityError
 
 from backends.errors import Conflict, NotFound
+from rag import sql_whole
 from rag.ranking import Candidate, Candidates
 from rag.sql_rows import JOBS, QUEUED, UNFINISHED, base_id_of, file_row, job_of, record_of, short
-from rag.store import (
-    Job,
-    NewFile,
-    NewPassage,
-    Vectors,
-    files,
-    knowledge_bases,
-    passages,
-    settings,
-    vectors,
-)
+from rag.store import Job, NewFile, NewPassage, Vectors, files, knowledge_bases, passages, settings, vectors
 from rag.types import FileRecord, KnowledgeBase
 
 
@@ -120,6 +111,27 @@ class SqlStore:
             db.execute(delete_from(knowledge_bases).where(knowledge_bases.c.id == base_id))
         self._forget()
         return gone
+
+    def add_whole_base(self, name: str, whole: sql_whole.Whole) -> None:
+        """A new base with all its files, or nothing. Raises Conflict when there is one of this name."""
+        try:
+            with self._db.write() as db:
+                db.execute(insert(knowledge_bases).values(name=name, version=0))
+                base_id = base_id_of(db, name)
+                self._base_made(db, base_id)
+                for file in whole:
+                    if sql_whole.add_file(db, base_id, file):
+                        self._file_words(db, base_id, file[0].id)
+                    self._keep(db, file[0].id, file[4])
+                version = sql_whole.changed(db, base_id)
+        except IntegrityError:
+            raise Conflict(f"There is already a knowledge base named “{name}”; choose another name.") from None
+        self._changed(base_id, version, added="")
+
+    def whole_file(self, file_id: str) -> tuple[str, list[sql_whole.Passage], Vectors]:
+        """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
+        with self._db.read() as db:
+            return sql_whole.whole_file(db, file_id)
 
     # ---- files
 
@@ -322,6 +334,11 @@ class SqlStore:
                 .values(state="embedding", progress=0.0, passages=0)
             )
             db.execute(update(knowledge_bases).values(version=knowledge_bases.c.version + 1))
+
+    def embedding_model(self) -> str | None:
+        """Whose vectors these are; None before the first use."""
+        with self._db.read() as db:
+            return db.scalar(select(settings.c.value).where(settings.c.name == "embedding_model"))
 
     # ---- search
 

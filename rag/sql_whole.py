@@ -1,0 +1,68 @@
+"""Knowledge bases in and out of a store as a whole, for rag.transfer. Knows no SQL dialect and no archive."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from sqlalchemy import Connection, func, insert, select, update
+
+from rag.sql_rows import QUEUED, short
+from rag.store import NewFile, Vectors, files, knowledge_bases, passages, vectors
+
+Passage = tuple[str, str, int | None, str]  # text, words, page, heading
+# The file, its pages, its note, when it came, its bytes, its passages in order and a row of vectors for each.
+WholeFile = tuple[NewFile, int | None, str, str, Path, list[Passage], Vectors]
+Whole = Iterable[WholeFile]
+_CHUNK = 1000  # rows in one statement
+
+
+def whole_file(db: Connection, file_id: str) -> tuple[str, list[Passage], Vectors]:
+    """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
+    digest = db.scalar(select(files.c.sha256).where(files.c.id == file_id)) or ""
+    query = (
+        select(passages.c.text, passages.c.words, passages.c.page, passages.c.heading, vectors.c.vector)
+        .join(vectors, vectors.c.passage_id == passages.c.id)
+        .where(passages.c.file_id == file_id)
+        .order_by(passages.c.position)
+    )
+    rows = db.execute(query).all()
+    found = [(row.text, row.words, row.page, row.heading) for row in rows]
+    return digest, found, np.stack([row.vector for row in rows]) if rows else np.empty((0, 0), np.float32)
+
+
+def add_file(db: Connection, base_id: int, whole: WholeFile) -> bool:
+    """Stores a file, searchable when it has passages and else queued. Returns whether its words are to be filed."""
+    new, pages, note, created_at, _, found, rows = whole
+    state = {**QUEUED, "state": "searchable", "progress": 1.0, "passages": len(found), "error": note}
+    db.execute(
+        insert(files).values(
+            id=new.id, base_id=base_id, name=new.name, size=new.size, sha256=new.sha256, created_at=created_at,
+            pages=pages if found else None, **(state if found else QUEUED),
+        )
+    )  # fmt: skip
+    for start in range(0, len(found), _CHUNK):
+        stored = [
+            {
+                "file_id": new.id, "position": position, "text": text, "words": " ".join(short(words.split())),
+                "page": page, "heading": heading,
+            }
+            for position, (text, words, page, heading) in enumerate(found[start : start + _CHUNK], start)
+        ]  # fmt: skip
+        db.execute(insert(passages), stored)
+        of_file = select(passages.c.position, passages.c.id).where(passages.c.file_id == new.id)
+        ids = db.execute(of_file.where(passages.c.position >= start)).all()
+        db.execute(
+            insert(vectors),
+            [{"passage_id": i, "base_id": base_id, "vector": np.asarray(rows[at], np.float32)} for at, i in ids],
+        )
+    return bool(found)
+
+
+def changed(db: Connection, base_id: int) -> int:
+    """The next version of a base."""
+    db.execute(
+        update(knowledge_bases).where(knowledge_bases.c.id == base_id).values(version=knowledge_bases.c.version + 1)
+    )
+    return db.scalar(select(func.max(knowledge_bases.c.version)).where(knowledge_bases.c.id == base_id)) or 0
