@@ -52,7 +52,7 @@ class Answer:
         parts = []
         if delta.reasoning and self._chat:
             parts.append(self._event({"delta": {"reasoning_content": delta.reasoning}}))
-        if delta.extra:
+        if delta.extra and delta.extra.keys() != {"half_character"}:
             parts.append(self._event(self._said(delta.text, delta.extra)))
         elif delta.text:
             before, after, dumps = self._before, self._after, orjson.dumps
@@ -71,8 +71,10 @@ class Answer:
 
     def whole(self) -> bytes:
         """The whole answer, one JSON object."""
-        text = "".join(delta.text for delta in self._deltas)
         extras = [delta.extra for delta in self._deltas if delta.extra]
+        text = "".join(
+            [*(delta.text for delta in self._deltas), *(extra.get("half_character", "") for extra in extras)]
+        )
         said = {"message": self._message(text, extras)} if self._chat else {"text": text}
         choice = {"index": 0, **said, "logprobs": _logprobs(extras), "finish_reason": self._last.finish_reason}
         return orjson.dumps({**self._head, "object": self._kind(), "choices": [choice], "usage": self._usage()})
@@ -82,7 +84,7 @@ class Answer:
 
     def _said(self, text: str, extra: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """What the choice of an event says about a piece of text, and what the engine said with it."""
-        more = dict(extra or {})
+        more = {name: value for name, value in (extra or {}).items() if name != "half_character"}
         logprobs = {"logprobs": more.pop("logprobs", None)}
         return {"delta": {"content": text, **more}, **logprobs} if self._chat else {"text": text, **logprobs}
 

@@ -18,6 +18,8 @@ from backends.types import Delta, Message, SamplingParams, Usage
 
 MAX_LINE_BYTES = 1024 * 1024
 MAX_SENTENCE = 400
+# What an answer ends with that was cut within a character: told apart from its text, for those who give it as a whole.
+HALF_CHARACTER = "\ufffd"
 
 # How an answer ended, in our words; whatever else a server says is a plain end.
 _REASONS = {"length": "length", "tool_calls": "tool_calls", "function_call": "tool_calls"}
@@ -180,10 +182,10 @@ def _text(value: object) -> str:
 
 def _extra(choice: Body, said: Body) -> Body | None:
     """What else was said with a piece, checked as far as we look into it ourselves."""
-    logprobs, calls = choice.get("logprobs"), said.get("tool_calls")
-    if not logprobs and not calls:
-        return None
+    logprobs, calls, half = choice.get("logprobs"), said.get("tool_calls"), said.get("half_character")
     extra: Body = {}
+    if half == HALF_CHARACTER:
+        extra["half_character"] = half
     if isinstance(logprobs, dict):
         extra["logprobs"] = logprobs
     if calls:

@@ -145,11 +145,14 @@ class Service:
                         break
         except GenerationFailed as error:
             raise EngineFailed(str(error)) from error
-        # An answer given as a whole says where it was cut within a character; a stream never shows half of one.
-        if rest := text.finish(half=not request.stream):
-            yield Delta(rest)
+        rest = text.finish(half=True)
+        certain = rest.rstrip("\ufffd")
+        if certain:
+            yield Delta(certain)
         reason = "stop" if ended_by_model or text.stopped else "length"
-        yield Delta("", reason, Usage(len(prompt), made))
+        # An answer given as a whole says where it was cut within a character; a stream never shows half of one.
+        half = {"half_character": rest[len(certain) :]} if certain != rest else None
+        yield Delta("", reason, Usage(len(prompt), made), extra=half)
 
 
 def generator_for(model: Any, context: int) -> tuple[Generator, int]:

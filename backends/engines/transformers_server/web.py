@@ -100,7 +100,8 @@ async def _events(answer: AsyncGenerator[Delta, None], chunk: dict[str, Any]) ->
 
 
 def _event(chunk: dict[str, Any], delta: Delta, opening: dict[str, str]) -> bytes:
-    choice = {"index": 0, "delta": {**opening, "content": delta.text}, "finish_reason": delta.finish_reason}
+    said = {**opening, "content": delta.text, **(delta.extra or {})}
+    choice = {"index": 0, "delta": said, "finish_reason": delta.finish_reason}
     event = {**chunk, "choices": [choice]}
     if delta.usage is not None:
         event["usage"] = _usage(delta)
@@ -111,7 +112,7 @@ async def _whole(answer: AsyncGenerator[Delta, None]) -> tuple[str, Delta]:
     texts, last = [], Delta("")
     async with aclosing(answer):
         async for delta in answer:
-            texts.append(delta.text)
+            texts += [delta.text, (delta.extra or {}).get("half_character", "")]
             last = delta
     return "".join(texts), last
 
