@@ -83,9 +83,23 @@ class FamilyRenderer(HfRenderer):  # type: ignore[misc]
 
     def _prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         try:
-            return prompt_ids(self.tokenizer, messages)
+            ids = prompt_ids(self.tokenizer, messages)
         except InvalidRequest as error:
             raise VLLMValidationError(error.message) from error
+        if len(ids) >= self.model_config.max_model_len:
+            raise VLLMValidationError(self._too_long(len(ids)))
+        return ids
+
+    def _too_long(self, tokens: int) -> str:
+        longest = self.model_config.max_model_len
+        # How Qwen 1 reads beyond the length it was trained at (dynamic NTK and logn) is not in vLLM.
+        stretch = getattr(self.model_config.hf_config, "qwen1_beyond_seq_length", None) or {}
+        further = int(stretch.get("max_length") or 0) if stretch.get("dynamic_ntk") or stretch.get("logn") else 0
+        hint = f" On the transformers engine this model takes {further}." if further > longest else ""
+        return (
+            f"The conversation is {tokens} tokens long, and the model takes {longest}; "
+            f"shorten it or start a new one.{hint}"
+        )
 
     @staticmethod
     def _tokens(prompt: Mapping[str, Any], ids: list[int]) -> Any:
