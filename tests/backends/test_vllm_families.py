@@ -6,6 +6,7 @@ One start for each family; vLLM on a CPU is enough. Both layouts of weights are 
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,17 @@ async def test_a_chat_gets_the_ids_and_the_text_of_the_original(served: Served) 
         assert answer["choices"][0]["message"]["content"] == case["greedy_decoded_skip_special"], case["id"]
 
 
+async def test_a_system_message_works_by_either_name(served: Served) -> None:
+    """Also where the original knows none; newer clients call it the developer's."""
+    question = {"role": "user", "content": "Why?"}
+    prompts = []
+    for role in ("system", "developer", ""):
+        messages = [{"role": role, "content": "Be kind."}, question] if role else [question]
+        prompts.append((await served.chat(messages, max_tokens=1))["prompt_token_ids"])
+    assert prompts[0] == prompts[1]
+    assert prompts[0] != prompts[2]
+
+
 async def test_it_stops_where_the_family_stops(served: Served) -> None:
     for case in served.chats:
         ends = [place for place, token in enumerate(case["greedy_ids"]) if token in served.golden["stop_ids"]]
@@ -125,7 +137,7 @@ async def test_a_stream_is_the_same_text_without_half_a_character(served: Served
     async with served.client.stream("POST", "chat/completions", json=body | {"stream": True}) as response:
         async for line in response.aiter_lines():
             if line.startswith("data: {"):
-                for choice in httpx.Response(200, text=line[6:]).json()["choices"]:
+                for choice in json.loads(line[6:])["choices"]:
                     text += choice["delta"].get("content") or ""
     whole = case["greedy_decoded_skip_special"]
     assert text in (whole, whole.removesuffix("\ufffd"))

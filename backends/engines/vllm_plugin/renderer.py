@@ -19,7 +19,8 @@ from backends.errors import InvalidRequest
 from backends.families.load import load_tokenizer
 from backends.families.prompts import broken_up, has_own_prompt, in_texts, prompt_ids, template_ids
 
-_ROLES = ("system", "user", "assistant")
+# As requests spell them -> as the families know them.
+_ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
 # What a request may say of the template without asking for anything that a plain conversation is not.
 _ORDINARY: Mapping[str, Any] = {"add_generation_prompt": True, "continue_final_message": False, "tokenize": False}
 
@@ -79,7 +80,8 @@ class FamilyRenderer(HfRenderer):  # type: ignore[misc]
                     "documents and other kinds of messages."
                 )
             return None
-        return [{"role": message["role"], "content": text or ""} for message, text in zip(messages, texts, strict=True)]
+        roles = [_ROLES[message["role"]] for message in messages]
+        return [{"role": role, "content": text or ""} for role, text in zip(roles, texts, strict=True)]
 
     def _prompt_ids(self, messages: list[dict[str, str]]) -> list[int]:
         try:
