@@ -48,6 +48,7 @@ SCHEMA: dict[str, Any] = {
                         "use_stream_chat": {"type": "boolean", "default": False},
                         "langchain": {"type": "boolean", "default": False},
                         "knowledge_base": {"type": "string"},
+                        "mode": {"type": "string", "enum": ["both", "retrieve", "model"], "default": "both"},
                     },
                 }
             },
@@ -65,11 +66,13 @@ class Answer:
     text: str = ""
     sources: tuple[Source, ...] = ()
     usage: Usage | None = None
+    notes: tuple[str, ...] = ()
 
     def add(self, delta: AnswerDelta) -> None:
         self.text += delta.text
         self.sources = delta.sources if delta.sources is not None else self.sources
         self.usage = delta.usage or self.usage
+        self.notes += delta.notes
 
     def so_far(self) -> dict[str, Any]:
         """What every object of the stream has."""
@@ -83,7 +86,8 @@ class Answer:
             "completion_tokens": self.usage.completion_tokens,
             "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
         }
-        return {**self.so_far(), "usage": usage, "sources": [source_json(source) for source in self.sources]}
+        sources = [source_json(source) for source in self.sources]
+        return {**self.so_far(), "usage": usage, "sources": sources, "notes": list(self.notes)}
 
 
 def source_json(source: Source) -> dict[str, Any]:
@@ -107,9 +111,10 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
 
     @routes.post("/", openapi_extra=SCHEMA, summary="Ask, with a text or a JSON body")
     async def ask(request: Request) -> Response:
-        """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
+        """A text body is answered with text; JSON with `{"response","history","usage","sources","notes"}`. With
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
-        last one carries `usage` and `sources`. `langchain` answers from the documents of `knowledge_base`."""
+        last one carries `usage`, `sources` and `notes` (what was left out). `langchain` answers from the documents of
+        `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (the model alone)."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
         question = await chat_request(call, models, knowledge)
 
@@ -130,7 +135,7 @@ async def chat_request(call: ArticleCall, models: ModelManager, knowledge: Knowl
     if call.model and call.model != models.status.name:
         raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
     base = await _base(call, knowledge)
-    return ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base)
+    return ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base, mode=call.mode)
 
 
 async def _base(call: ArticleCall, knowledge: KnowledgeService) -> str:

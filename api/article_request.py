@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from api.fields import flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import SamplingParams
+from rag.types import AnswerMode
 
 
 @dataclass(frozen=True)
 class ArticleCall:
     """One call. `grounded` asks for an answer from documents; `knowledge_base` "" leaves the choice to the service.
 
-    `bare` means that the answer is the text alone: the call was text itself, or of protocol 1.0 (`input_ids`).
+    `mode` says what answers then: "both", "retrieve" (the passages alone) or "model". `bare` means that the answer is
+    the text alone: the call was text itself, or of protocol 1.0 (`input_ids`).
     """
 
     prompt: str
@@ -24,6 +26,7 @@ class ArticleCall:
     params: SamplingParams = field(default_factory=SamplingParams)
     grounded: bool = False
     knowledge_base: str = ""
+    mode: AnswerMode = "both"
     model: str = ""
     stream: bool = False
     bare: bool = False
@@ -85,10 +88,18 @@ def from_json(body: Mapping[str, Any], *, streamed: bool = False, needs_prompt: 
         ),
         grounded=bool(knowledge_base) if grounded is None else grounded,
         knowledge_base=knowledge_base,
+        mode=_mode(body),
         model=text_in(body, "model"),
         stream=streamed if stream is None else stream,
         bare=bare,
     )
+
+
+def _mode(body: Mapping[str, Any]) -> AnswerMode:
+    value = text_in(body, "mode") or "both"
+    if value not in ("both", "retrieve", "model"):
+        raise InvalidRequest("mode must be both, retrieve or model.")
+    return cast("AnswerMode", value)
 
 
 def _history(value: Any) -> tuple[tuple[str, str], ...]:

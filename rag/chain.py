@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from backends.errors import InvalidRequest, NoModelLoaded
 from backends.types import ChatModel, Delta
-from rag.prompt import Prompt, grounded_prompt, nothing_found, plain_prompt
+from rag.followup import leans, standalone
+from rag.prompt import Prompt, grounded_prompt, nothing_found, passages_as_text, plain_prompt, quoted
 from rag.ranking import THRESHOLD
 from rag.types import AnswerDelta, ChatRequest, Hit
 
@@ -60,7 +61,9 @@ class ChatService:
         """
         if not request.messages and not request.prompt.strip():
             raise InvalidRequest("The question is empty; type one.")
-        if not request.knowledge_base:  # nothing to retrieve, and every token of every chat goes through here
+        if (
+            not request.knowledge_base or request.mode == "model"
+        ):  # nothing to retrieve, and every token of every chat goes through here
             async with aclosing(self._answer(await self._prompt(_Found(request, ())))) as answer:
                 async for delta in answer:
                     yield delta
@@ -84,22 +87,36 @@ class ChatService:
                 yield delta
 
     async def _retrieve(self, request: ChatRequest) -> _Found:
-        hits = await self._knowledge.search(request.knowledge_base, request.prompt, self._top_k)
-        hits = [hit for hit in hits if hit.score >= self._threshold]
+        hits = await self._search(request.knowledge_base, request.prompt)
+        if await asyncio.to_thread(leans, request):
+            # Both count: a question that seems to lean on the one before may just as well be about something new.
+            hits += await self._search(request.knowledge_base, await standalone(request, self._model))
+            best = {hit.passage_id: hit for hit in sorted(hits, key=lambda hit: hit.score)}
+            hits = sorted(best.values(), key=lambda hit: -hit.score)[: self._top_k]
         if not hits:
             await self._require_documents(request.knowledge_base)
         return _Found(request, tuple(hits))
+
+    async def _search(self, base: str, question: str) -> list[Hit]:
+        hits = await self._knowledge.search(base, question, self._top_k)
+        return [hit for hit in hits if hit.score >= self._threshold]
 
     async def _prompt(self, found: _Found) -> _Prompted:
         if found.request.messages:
             return _Prompted(found.request, Prompt(found.request.messages, None))
         context = self._context_length()
-        if found.request.knowledge_base:
+        if found.request.knowledge_base and found.request.mode == "retrieve":
+            return _Prompted(found.request, quoted(found.hits))
+        if found.request.knowledge_base and found.request.mode == "both":
             return _Prompted(found.request, grounded_prompt(found.request, found.hits, context))
         return _Prompted(found.request, plain_prompt(found.request, context))
 
     async def _answer(self, prompted: _Prompted) -> AsyncGenerator[AnswerDelta, None]:
         request, prompt = prompted.request, prompted.prompt
+        if not prompt.messages:
+            yield AnswerDelta(sources=prompt.sources)
+            yield AnswerDelta(passages_as_text(request.prompt, prompt.sources or ()), finish_reason="stop")
+            return
         deltas = self._model.stream(prompt.messages, request.params)
         try:
             # The sources wait for the first word, so that a model that cannot answer fails before anything is sent.
@@ -109,8 +126,8 @@ class ChatService:
                 raise
             first = Delta(nothing_found(request.prompt), "stop")
         try:
-            if prompt.sources is not None:
-                yield AnswerDelta(sources=prompt.sources)
+            if prompt.sources is not None or prompt.notes:
+                yield AnswerDelta(sources=prompt.sources, notes=prompt.notes)
             if first:
                 yield _answer_delta(first)
             async for delta in deltas:

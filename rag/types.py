@@ -9,6 +9,7 @@ from typing import Any, Literal
 from backends.types import Message, SamplingParams, Usage
 
 FileState = Literal["uploaded", "parsing", "embedding", "searchable", "failed"]
+AnswerMode = Literal["both", "retrieve", "model"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,8 @@ class Source:
 class AnswerDelta:
     """A piece of an answer. The first one of an answer from documents carries `sources` (maybe empty) and no text;
     the last one carries `finish_reason` ("stop" | "length" | "tool_calls") and, where the engine counts, `usage`.
-    `reasoning`, `pieces` and `extra` are as in backends.types.Delta."""
+    `notes` come with the first one: what was left out, in sentences in the question's language. `reasoning`, `pieces`
+    and `extra` are as in backends.types.Delta."""
 
     text: str = ""
     sources: tuple[Source, ...] | None = None
@@ -82,11 +84,14 @@ class AnswerDelta:
     reasoning: str = ""
     pieces: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class ChatRequest:
     """One question. `history` holds earlier (question, answer) pairs, oldest first. No `knowledge_base`: plain chat.
+    With one, `mode` says what answers: the model from passages found ("both"), the passages alone ("retrieve"), or the
+    model alone ("model").
 
     `messages` is a whole conversation in place of prompt, history and system prompt: the model gets it as it is, where
     of a history it gets as much as it can read.
@@ -98,3 +103,4 @@ class ChatRequest:
     params: SamplingParams = field(default_factory=SamplingParams)
     knowledge_base: str = ""
     messages: tuple[Message, ...] = ()
+    mode: AnswerMode = "both"

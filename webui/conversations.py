@@ -15,7 +15,8 @@ MAX_CONVERSATIONS = 1_000
 
 @dataclass
 class Turn:
-    """A question and what has been answered so far; `sources` is None in a chat without documents."""
+    """A question and what has been answered so far; `sources` is None in a chat without documents. `notes` tell what
+    the model did not get of the history and the passages."""
 
     question: str
     answer: str = ""
@@ -23,6 +24,7 @@ class Turn:
     sources: tuple[Source, ...] | None = None
     finish_reason: str = ""  # "", "stop", "length", "stopped" (by the user) or "error"
     error: str = ""
+    notes: tuple[str, ...] = ()
     stopping: bool = False  # somebody asked for its end
     ended: asyncio.Event = field(default_factory=asyncio.Event, compare=False)
 

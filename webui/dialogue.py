@@ -51,6 +51,8 @@ def messages(conversation: Conversation, texts: Texts) -> list[dict[str, Any]]:
         parts = [harmless(turn.answer)] if turn.answer else []
         if turn.sources is not None and (turn.finish_reason or turn.answer):
             parts.append(markup.sources(turn.sources, texts))
+        if turn.notes and (turn.finish_reason or turn.answer):
+            parts.append(f'<div class="q-note">{markup.escape(" ".join(turn.notes))}</div>')
         if note := _note(turn, texts):
             parts.append(f'<div class="q-note q-{turn.finish_reason}">{markup.escape(note)}</div>')
         shown += [{"role": "assistant", "content": part} for part in parts]
@@ -81,6 +83,7 @@ async def answer(
                     turn.answer += delta.text
                     turn.sources = turn.sources if delta.sources is None else delta.sources
                     turn.finish_reason = delta.finish_reason or turn.finish_reason
+                    turn.notes += delta.notes
                 yield bool(batch)
         reason = "stop"
     except QuartetError as error:
@@ -101,9 +104,10 @@ def build_dialogue(
     parameters: list[gr.components.Component],
     placeholder: str,
     greeting: str,
-    knowledge_base: gr.Dropdown | None = None,
+    documents: tuple[gr.Dropdown, gr.Radio] | None = None,
 ) -> Dialogue:
-    """The conversation's components and what they do; `name` tells the conversations of one visitor apart."""
+    """The conversation's components and what they do; `name` tells the conversations of one visitor apart. `documents`
+    are the choices of a knowledge base and of what answers, where there are any."""
     window = gr.Chatbot(
         show_label=False, label=name, placeholder=greeting, elem_id=f"{name}-window", elem_classes="q-window",
         height="100%", scale=1, buttons=["copy"], sanitize_html=True, allow_tags=False, allow_file_downloads=False,
@@ -112,7 +116,7 @@ def build_dialogue(
     with gr.Row(elem_classes="q-ask"):
         question = gr.Textbox(
             show_label=False, label=texts.question_label, placeholder=placeholder, lines=1, max_lines=8, scale=1,
-            autofocus=knowledge_base is None, elem_id=f"{name}-question", submit_btn=texts.send, stop_btn=False,
+            autofocus=documents is None, elem_id=f"{name}-question", submit_btn=texts.send, stop_btn=False,
         )  # fmt: skip
     with gr.Row(elem_classes="q-after"):
         retry = gr.Button(texts.retry, size="sm", variant="secondary", elem_id=f"{name}-retry", min_width=60)
@@ -124,7 +128,7 @@ def build_dialogue(
         return conversations.get(conversation_key(request, name))
 
     async def stream(
-        prompt: str, request: gr.Request, base: str, values: tuple[Any, ...], instead: bool = False
+        prompt: str, request: gr.Request, chosen: tuple[Any, ...], values: tuple[Any, ...], instead: bool = False
     ) -> AsyncGenerator[Any, None]:
         conversation = of(request)
         if conversation.running is not None:
@@ -145,7 +149,7 @@ def build_dialogue(
             conversation.turns.pop()
         asked = ChatRequest(
             prompt=prompt, history=conversation.history, system_prompt=values[0] or "", params=params,
-            knowledge_base=base,
+            knowledge_base=chosen[0], mode=chosen[1],
         )  # fmt: skip
         busy = gr.update(value="", submit_btn=False, stop_btn=texts.stop)
         async with aclosing(answer(chat, conversation, asked, texts)) as beats:
@@ -156,30 +160,30 @@ def build_dialogue(
         if of(request) is conversation and conversation.running is None:
             yield messages(conversation, texts), idle
 
-    def base_and_values(fields: tuple[Any, ...]) -> tuple[str, tuple[Any, ...]]:
-        return (fields[0] or "", fields[1:]) if knowledge_base is not None else ("", fields)
+    def chosen_and_values(fields: tuple[Any, ...]) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
+        return ((fields[0] or "", fields[1] or "both"), fields[2:]) if documents else (("", "both"), fields)
 
     async def send(request: gr.Request, prompt: str, *fields: Any) -> AsyncGenerator[Any, None]:
-        base, values = base_and_values(fields)
+        chosen, values = chosen_and_values(fields)
         if not prompt or not prompt.strip():
             yield gr.skip(), gr.skip()
             return
-        if knowledge_base is not None and not base:
+        if documents and not chosen[0]:
             say(texts.no_base, texts)
             yield gr.skip(), gr.skip()
             return
-        async with aclosing(stream(prompt.strip(), request, base, values)) as updates:
+        async with aclosing(stream(prompt.strip(), request, chosen, values)) as updates:
             async for update in updates:
                 yield update
 
     async def again(request: gr.Request, *fields: Any) -> AsyncGenerator[Any, None]:
-        base, values = base_and_values(fields)
+        chosen, values = chosen_and_values(fields)
         conversation = of(request)
         if conversation.running is not None or not conversation.turns:
             yield gr.skip(), gr.skip()
             return
         prompt = conversation.turns[-1].question
-        async with aclosing(stream(prompt, request, base, values, instead=True)) as updates:
+        async with aclosing(stream(prompt, request, chosen, values, instead=True)) as updates:
             async for update in updates:
                 yield update
 
@@ -197,7 +201,7 @@ def build_dialogue(
             await ended(turn)
         return [], idle
 
-    fields = ([knowledge_base] if knowledge_base is not None else []) + parameters
+    fields = list(documents or ()) + parameters
     answering: dict[str, Any] = {
         "outputs": [window, question], "concurrency_id": "chat", "concurrency_limit": ANSWERS_AT_ONCE,
         "show_progress": "hidden", "api_visibility": "private",

@@ -49,6 +49,10 @@ def build_langchain_tab(
             base = gr.Dropdown(
                 [], label=texts.base_label, info=texts.base_info, value=None, elem_id="base", allow_custom_value=False
             )
+            answer_mode = gr.Radio(
+                [(texts.mode_both, "both"), (texts.mode_retrieve, "retrieve"), (texts.mode_model, "model")],
+                label=texts.answer_mode, value="both", elem_id="answer-mode",
+            )  # fmt: skip
             upload = gr.File(
                 label=texts.upload_label, file_count="multiple", file_types=list(SUFFIXES), type="filepath",
                 height=150, elem_id="upload",
@@ -73,8 +77,9 @@ def build_langchain_tab(
         with gr.Column(scale=1, min_width=360, elem_classes="q-talk"):
             mode = gr.Markdown(visible=False, elem_classes="q-mode", elem_id="quote-mode")
             dialogue = build_dialogue(
-                texts, "langchain", chat, conversations, parameters, texts.ask_placeholder, texts.langchain_empty, base
-            )
+                texts, "langchain", chat, conversations, parameters, texts.ask_placeholder, texts.langchain_empty,
+                (base, answer_mode),
+            )  # fmt: skip
     timer = gr.Timer(QUIET_SECONDS)
     listing = [rows, chosen, timer]
 

@@ -102,6 +102,10 @@ class Texts:
         "### Ask your documents\nUpload files, press *Vectorize*, then ask. Every answer names its file and page.",
         "### 向文档提问\n上传文件，点击「向量化」，然后提问。每个回答都注明文件与页码。",
     )
+    answer_mode = Both("Answer", "回答方式")
+    mode_both = Both("Model and documents", "模型与文档")
+    mode_retrieve = Both("Documents only", "仅检索文档")
+    mode_model = Both("Model only", "仅模型")
     quote_mode = Both(
         "Quote mode: no language model is loaded, so answers are the best-matching sentences of your documents.",
         "引用模式：未加载语言模型，回答为文档中最匹配的原句。",

@@ -244,6 +244,15 @@ def test_an_answer_from_documents_names_its_sources(start_server: object, tmp_pa
     last = objects(ask(use_stream_chat=True).content)[-1]
     assert (last["response"], last["sources"]) == (answer["response"], answer["sources"])
 
+    found = ask(mode="retrieve").json()
+    assert found["response"].startswith("[1] house.txt\n")
+    assert "vermilion" in found["response"]
+    assert found["sources"] == answer["sources"]
+    assert found["notes"] == []
+    assert ask(mode="retrieve", prompt="hello").json()["response"].startswith("Nothing in your documents")
+    assert ask(mode="model").status_code == 503  # there is none
+    assert ask(mode="other").status_code == 400
+
     assert running.post("/api/knowledge-bases", json={"name": "garden"}).status_code == 201
     reply = ask()
     assert reply.status_code == 400

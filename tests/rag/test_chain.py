@@ -177,3 +177,49 @@ async def test_what_is_below_the_threshold_does_not_reach_the_model(base: Knowle
     assert (await anext(answer)).sources == ()
     await answer.aclose()
     assert "36 months" not in model.messages[-1].content
+
+
+async def test_retrieve_only_answers_with_the_passages_and_asks_no_model(base: KnowledgeService) -> None:
+    model = EndlessModel()
+    request = ChatRequest("How long is the warranty of the pump?", knowledge_base="manual", mode="retrieve")
+    first, *rest = await collect(chat(model, base), request)
+    assert first.sources is not None
+    assert [source.hit.file for source in first.sources] == ["manual.txt"]
+    text = "".join(delta.text for delta in rest)
+    assert text.startswith("[1] manual.txt\n")
+    assert "36 months" in text
+    assert rest[-1].finish_reason == "stop"
+    assert model.said == 0
+
+
+@pytest.mark.parametrize(("question", "said"), [("hello", "Nothing in your documents"), ("你好", "您的文档中没有")])
+async def test_retrieve_only_says_plainly_that_nothing_was_found(
+    base: KnowledgeService, question: str, said: str
+) -> None:
+    first, last = await collect(
+        chat(EndlessModel(), base), ChatRequest(question, knowledge_base="manual", mode="retrieve")
+    )
+    assert first.sources == ()
+    assert last.text.startswith(said)
+
+
+async def test_model_only_asks_no_documents(base: KnowledgeService) -> None:
+    model = EndlessModel()
+    answer = chat(model, base).stream(ChatRequest("warranty of the pump?", knowledge_base="manual", mode="model"))
+    assert (await anext(answer)).sources is None
+    await answer.aclose()
+    assert [message.content for message in model.messages] == ["warranty of the pump?"]
+
+
+async def test_a_question_that_leans_on_the_one_before_finds_what_it_means(base: KnowledgeService) -> None:
+    history = (("Which pump do we have?", "The pump of the cellar."),)
+    request = ChatRequest("And how long is its warranty in months?", history, knowledge_base="manual")
+    first, *_ = await collect(chat(BriefModel(), base), request)
+    assert first.sources
+
+
+async def test_what_does_not_fit_is_told(base: KnowledgeService) -> None:
+    history = tuple((f"question {n} " + "x" * 300, f"answer {n}") for n in range(50))
+    first, *_ = await collect(ChatService(BriefModel(), base, lambda: 2048), ChatRequest("Is it open?", history))
+    (note,) = first.notes
+    assert "of 50 earlier turns were left out" in note

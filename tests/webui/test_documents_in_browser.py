@@ -206,3 +206,17 @@ def test_hostile_text_stays_text_everywhere(start_server: StartServer, visit: Vi
     assert page.locator("body").is_visible()
     assert page.locator("#chat-window img, #langchain-window img, #files img").count() == 0
     assert page.locator("a[href^='javascript']").count() == 0
+
+
+def test_the_passages_alone_are_an_answer_too(start_server: StartServer, visit: Visit, folder: Path) -> None:
+    server = start_server()
+    window = visit(server.url)
+    window.tab("LangChain")
+    _create_base(window, "Notes")
+    _vectorize(window, folder / "handbook.md", folder / "notes.txt")
+    _wait_for_rows(window, 2)
+    window.page.locator("#answer-mode label", has_text="Documents only").click()
+    window.ask("langchain", "When does the ferry to the island leave?")
+    answer = window.wait_for_answer("langchain")
+    assert "notes.txt" in answer
+    assert "The ferry to the island leaves at half past nine from the northern pier." in answer
