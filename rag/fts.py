@@ -12,6 +12,9 @@ from collections.abc import Sequence
 from sqlalchemy import Connection, text
 
 
+_MATCHES = 5_000  # of all words of a question together, as far as possible
+
+
 def create(db: Connection, base_id: int) -> None:
     # The words come cut, lower-cased and folded by rag.words; unicode61 only splits them at the spaces again.
     db.execute(
@@ -50,7 +53,10 @@ def remove(db: Connection, base_id: int, file_id: str) -> None:
 
 
 def search(db: Connection, base_id: int, words: Sequence[str], limit: int) -> tuple[dict[str, int], list[int]]:
-    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages."""
+    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages.
+
+    Words that very many passages have are not looked for, as long as there are rarer ones: going through all of these
+    passages takes long, and what has the common words alone is not among the best."""
     table = f"fts_{base_id:d}"
     frequency = {}
     for word in dict.fromkeys(words):
@@ -59,7 +65,13 @@ def search(db: Connection, base_id: int, words: Sequence[str], limit: int) -> tu
             frequency[word] = count
     if not frequency:
         return {}, []
-    query = " OR ".join(f'"{word}"' for word in frequency)
+    rarest = sorted(frequency, key=lambda word: frequency[word])
+    sought = [
+        word
+        for at, word in enumerate(rarest)
+        if not at or sum(frequency[rare] for rare in rarest[: at + 1]) <= _MATCHES
+    ]
+    query = " OR ".join(f'"{word}"' for word in sought)
     rows = db.execute(
         text(f"SELECT rowid FROM {table} WHERE {table} MATCH :query ORDER BY rank LIMIT :limit"),
         {"query": query, "limit": limit},

@@ -5,6 +5,7 @@ Any number of readers, one writer at a time. The process may be killed at any mo
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -12,13 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, select, update
+from sqlalchemy import Connection, func, select, update
 
 from rag import fts
 from rag.index import VectorIndex
 from rag.sql_store import SqlStore
 from rag.sqlite import Database
 from rag.store import TABLES, Vectors, files, knowledge_bases, passages, vectors
+
+_log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # rows read at once
 
@@ -29,11 +32,18 @@ class SqliteStore(SqlStore):
     def __init__(self, folder: Path) -> None:
         self._file = Database(folder / "quartet.db", TABLES)
         super().__init__(self._file)
+        self._index_folder = folder / "indexes"  # copies of large ones; may be deleted at any time
         self._indexes: dict[int, VectorIndex] = {}
         self._indexing = threading.Lock()
         with self._db.write() as db:
             # One process at a time has the folder: whoever held a claim is gone.
             db.execute(update(files).where(files.c.claimed_by.is_not(None)).values(claimed_by=None, claimed_until=None))
+
+    def close(self) -> None:
+        with self._indexing:
+            for base_id, index in self._indexes.items():
+                self._keep(base_id, index)
+        super().close()
 
     def _now(self, db: Connection) -> float:
         return time.time()
@@ -45,6 +55,7 @@ class SqliteStore(SqlStore):
         fts.drop(db, base_id)
         with self._indexing:
             self._indexes.pop(base_id, None)
+            self._index_file(base_id).unlink(missing_ok=True)
 
     def _file_words(self, db: Connection, base_id: int, file_id: str) -> None:
         fts.add(db, base_id, file_id)
@@ -71,11 +82,32 @@ class SqliteStore(SqlStore):
             version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
             index = self._indexes.get(base_id)
             if index is None or index.version != version:
-                index = self._indexes[base_id] = _build_index(db, base_id, version)
+                index = VectorIndex.load(self._index_file(base_id), version)
+                if index is None:
+                    self._index_file(base_id).unlink(missing_ok=True)  # stale or damaged
+                    index = _build_index(db, base_id, version)
+                    self._keep(base_id, index)
+                self._indexes[base_id] = index
             return index
+
+    def _index_file(self, base_id: int) -> Path:
+        return self._index_folder / f"{base_id}.faiss"
+
+    def _keep(self, base_id: int, index: VectorIndex) -> None:
+        """Writes a large index to disk, unless it is there: making it again would take the next start a minute."""
+        path = self._index_file(base_id)
+        if not index.large or VectorIndex.is_saved(path, index.version):
+            return
+        try:
+            path.parent.mkdir(exist_ok=True, mode=0o700)
+            index.save(path)
+        except (OSError, RuntimeError):  # the disk is full, say: all of it is in the database
+            _log.warning("the index of a knowledge base could not be written; it will be made again")
 
     def _changed(self, base_id: int, version: int, added: str | None = None, removed: Sequence[int] = ()) -> None:
         with self._indexing, self._db.read() as db:
+            if removed:  # what is deleted must not lie on the disk
+                self._index_file(base_id).unlink(missing_ok=True)
             index = self._indexes.get(base_id)
             if index is None:
                 return
@@ -101,7 +133,6 @@ def _vectors(db: Connection, which: Any) -> Iterator[tuple[list[int], Vectors]]:
 
 
 def _build_index(db: Connection, base_id: int, version: int) -> VectorIndex:
-    index = VectorIndex(version)
-    for ids, rows in _vectors(db, (files.c.base_id == base_id) & (files.c.state == "searchable")):
-        index.add(ids, rows)
-    return index
+    searchable = (files.c.base_id == base_id) & (files.c.state == "searchable")
+    rows = db.scalar(select(func.sum(files.c.passages)).where(searchable)) or 0
+    return VectorIndex.build(version, rows, lambda: _vectors(db, searchable))

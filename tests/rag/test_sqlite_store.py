@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import QuartetError
+from rag import index
 from rag.sqlite_store import SqliteStore
 from tests.rag.test_stores import MODEL, add, by_keyword, found
 
@@ -32,6 +33,43 @@ def test_deleted_text_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: Path)
     assert b"zanzibar42" not in _all_bytes(tmp_path)
     store.delete_base("kb")
     assert b"quokka17" not in _all_bytes(tmp_path)
+
+
+def test_a_large_index_is_kept_for_the_next_start_and_never_trusted_blindly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "LARGE", 50)
+    texts = [f"alpha{n} beta{n % 7} gamma" for n in range(100)]
+    saved = tmp_path / "indexes" / "1.faiss"
+
+    def start() -> SqliteStore:
+        store = SqliteStore(tmp_path)
+        assert "alpha42 beta0 gamma" in found(store, "alpha42")
+        return store
+
+    first = SqliteStore(tmp_path)
+    first.create_base("kb")
+    add(first, "a", *texts)
+    assert "alpha42 beta0 gamma" in found(first, "alpha42")
+    first.close()
+    whole = saved.read_bytes()
+    start().close()
+    assert saved.read_bytes() == whole
+
+    saved.write_bytes(whole[:100] + b"x" + whole[101:])  # damaged
+    second = start()
+    assert saved.read_bytes() != whole[:100] + b"x" + whole[101:]
+    add(second, "b", "delta epsilon")  # the copy on disk is of an older commit now
+    second.close()
+    third = start()
+    assert "delta epsilon" in found(third, "delta")
+    third.close()
+
+    fourth = SqliteStore(tmp_path)
+    fourth.delete_file("kb", "a")
+    assert not saved.exists()  # also before anybody searched
+    assert found(fourth, "alpha42") == {"delta epsilon"}
+    fourth.close()
 
 
 def test_a_damaged_database_is_told_in_a_sentence(tmp_path: Path) -> None:

@@ -1,0 +1,144 @@
+"""How long a search takes in knowledge bases of growing size, and what the approximate index misses.
+
+    python -m bench.search [--sizes 1000 10000 100000] [--queries 200]      also: --sizes 1000000 (needs 8 GB of disk)
+
+The passages are synthetic: words drawn as language draws them (Zipf), vectors around common subjects as those of
+passages are. They are written by the store that the app uses. A search is the store's candidates, by keywords and by
+vector, and their ranking; the embedding of the question is not in it. Recall: how many of the 10 nearest by exact
+comparison are among the candidates of the index. At the end the store is opened anew: time to the first answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from rag.ranking import rank
+from rag.sqlite_store import SqliteStore
+from rag.store import NewFile, NewPassage, Vectors
+
+DIMENSION = 384
+WORDS_IN_PASSAGE, WORDS_IN_QUESTION = 150, 6
+VOCABULARY = 50_000
+PASSAGES_IN_FILE = 10_000
+PASSAGES_ON_SUBJECT = 200
+CANDIDATES = 50
+
+
+class Corpus:
+    """Passages by number, the same each time, without keeping them. 1/`VOCABULARY` is the rarest word's share."""
+
+    def __init__(self, size: int) -> None:
+        random = np.random.default_rng(size)
+        self.size = size
+        self._subjects = random.standard_normal((max(8, size // PASSAGES_ON_SUBJECT), DIMENSION)).astype(np.float32)
+        share = 1 / np.arange(1, VOCABULARY + 1)
+        self._shares = np.cumsum(share / share.sum())
+
+    def words(self, random: np.random.Generator, count: int) -> list[str]:
+        return [f"w{n}" for n in np.searchsorted(self._shares, random.random(count))]
+
+    def texts(self, block: int, count: int) -> Iterator[list[str]]:
+        random = np.random.default_rng([self.size, 1, block])
+        for _ in range(count):
+            yield self.words(random, WORDS_IN_PASSAGE)
+
+    def vectors(self, block: int, count: int) -> Vectors:
+        random = np.random.default_rng([self.size, 2, block])
+        rows = self._subjects[random.integers(0, len(self._subjects), count)]
+        return normalised(rows + random.standard_normal((count, DIMENSION), dtype=np.float32))
+
+    def questions(self, count: int) -> tuple[list[list[str]], Vectors]:
+        """Each near some passage, as a question is near its answer; its words are those of language, common ones and
+        rare ones."""
+        random = np.random.default_rng([self.size, 3])
+        asked = [self.words(random, WORDS_IN_QUESTION) for _ in range(count)]
+        near = self.vectors(0, min(self.size, PASSAGES_IN_FILE))
+        rows = near[random.integers(0, len(near), count)]
+        noise = random.standard_normal((count, DIMENSION), dtype=np.float32) / np.sqrt(DIMENSION)
+        return asked, normalised(rows + noise)
+
+
+def normalised(rows: Vectors) -> Vectors:
+    return np.ascontiguousarray(rows / np.linalg.norm(rows, axis=1, keepdims=True), np.float32)
+
+
+def fill(store: SqliteStore, corpus: Corpus) -> None:
+    store.create_base("bench")
+    for block, start in enumerate(range(0, corpus.size, PASSAGES_IN_FILE)):
+        count = min(PASSAGES_IN_FILE, corpus.size - start)
+        name = f"{block}"
+        store.add_file("bench", NewFile(name, f"{name}.txt", 1, name))
+        new = [NewPassage(" ".join(words), words, None, "") for words in corpus.texts(block, count)]
+        store.parsed(name, None, new, "")
+        ids = sorted(store.passages_without_vector(name))
+        store.add_vectors(name, ids, corpus.vectors(block, count))
+        store.finish(name)
+
+
+def recall(store: SqliteStore, corpus: Corpus, questions: Vectors) -> float:
+    """Passage ids count from 1 in the order of writing."""
+    best = np.full((len(questions), 10), -1.0, np.float32)
+    ids = np.zeros((len(questions), 10), np.int64)
+    for block, start in enumerate(range(0, corpus.size, PASSAGES_IN_FILE)):
+        scores = questions @ corpus.vectors(block, min(PASSAGES_IN_FILE, corpus.size - start)).T
+        both = np.concatenate([best, scores], axis=1)
+        numbers = np.arange(start + 1, start + 1 + scores.shape[1])
+        all_ids = np.concatenate([ids, np.broadcast_to(numbers, scores.shape)], axis=1)
+        order = np.argpartition(-both, 10, axis=1)[:, :10] if both.shape[1] > 10 else np.argsort(-both, axis=1)
+        best, ids = np.take_along_axis(both, order, 1), np.take_along_axis(all_ids, order, 1)
+    shares = []
+    for row, exact in zip(questions, ids, strict=True):
+        found = {c.passage_id for c in store.candidates("bench", [], row[None], CANDIDATES).passages}
+        shares.append(len(found & set(exact.tolist())) / len(exact))
+    return float(np.mean(shares))
+
+
+def search(store: SqliteStore, words: list[str], row: Vectors) -> None:
+    rank(" ".join(words), words, store.candidates("bench", words, row[None], CANDIDATES), frozenset({"latin"}))
+
+
+def measure(size: int, queries: int) -> None:
+    corpus = Corpus(size)
+    words, vectors = corpus.questions(queries)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        store = SqliteStore(Path(folder))
+        fill(store, corpus)
+        written = time.perf_counter() - began
+        search(store, words[0], vectors[0])
+        times = []
+        for asked, row in zip(words, vectors, strict=True):
+            began = time.perf_counter()
+            search(store, asked, row)
+            times.append(1000 * (time.perf_counter() - began))
+        share = recall(store, corpus, vectors)
+        store.close()
+        began = time.perf_counter()
+        store = SqliteStore(Path(folder))
+        search(store, words[0], vectors[0])
+        opened = time.perf_counter() - began
+        store.close()
+    print(
+        f"{size:>9,} passages: search {np.median(times):6.1f} ms median, {np.percentile(times, 95):6.1f} ms p95;  "
+        f"recall of the index {share:.3f};  searchable {opened:.1f} s after a start;  written in {written:.0f} s",
+        flush=True,
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[1_000, 10_000, 100_000])
+    parser.add_argument("--queries", type=int, default=200)
+    arguments = parser.parse_args()
+    for size in arguments.sizes:
+        measure(size, arguments.queries)
+
+
+if __name__ == "__main__":
+    main()
