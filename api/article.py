@@ -87,7 +87,8 @@ class Answer:
             "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
         }
         sources = [source_json(source) for source in self.sources]
-        return {**self.so_far(), "usage": usage, "sources": sources, "notes": list(self.notes)}
+        notes = {"notes": list(self.notes)} if self.notes else {}
+        return {**self.so_far(), "usage": usage, "sources": sources, **notes}
 
 
 def source_json(source: Source) -> dict[str, Any]:
@@ -111,9 +112,9 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
 
     @routes.post("/", openapi_extra=SCHEMA, summary="Ask, with a text or a JSON body")
     async def ask(request: Request) -> Response:
-        """A text body is answered with text; JSON with `{"response","history","usage","sources","notes"}`. With
+        """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
-        last one carries `usage`, `sources` and `notes` (what was left out). `langchain` answers from the documents of
+        last one carries `usage`, `sources` and, where something was left out, `notes`. `langchain` answers from the documents of
         `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (the model alone)."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
         question = await chat_request(call, models, knowledge)
