@@ -114,8 +114,8 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     async def ask(request: Request) -> Response:
         """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
-        last one carries `usage`, `sources` and, where something was left out, `notes`. `langchain` answers from the documents of
-        `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (the model alone)."""
+        last one carries `usage`, `sources` and, where something was left out, `notes`. `langchain` answers from the
+        documents of `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (it alone)."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
         question = await chat_request(call, models, knowledge)
 

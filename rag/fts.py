@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-
 _MATCHES = 5_000  # of all words of a question together, as far as possible
 
 

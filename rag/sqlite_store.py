@@ -42,7 +42,7 @@ class SqliteStore(SqlStore):
     def close(self) -> None:
         with self._indexing:
             for base_id, index in self._indexes.items():
-                self._keep(base_id, index)
+                self._save(base_id, index)
         super().close()
 
     def _now(self, db: Connection) -> float:
@@ -86,14 +86,14 @@ class SqliteStore(SqlStore):
                 if index is None:
                     self._index_file(base_id).unlink(missing_ok=True)  # stale or damaged
                     index = _build_index(db, base_id, version)
-                    self._keep(base_id, index)
+                    self._save(base_id, index)
                 self._indexes[base_id] = index
             return index
 
     def _index_file(self, base_id: int) -> Path:
         return self._index_folder / f"{base_id}.faiss"
 
-    def _keep(self, base_id: int, index: VectorIndex) -> None:
+    def _save(self, base_id: int, index: VectorIndex) -> None:
         """Writes a large index to disk, unless it is there: making it again would take the next start a minute."""
         path = self._index_file(base_id)
         if not index.large or VectorIndex.is_saved(path, index.version):
