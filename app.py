@@ -28,7 +28,7 @@ VERSION = "0.1.0"
 BACKENDS = ("auto", "vllm", "transformers", "openai", "quote")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 LOG_FORMATS = ("text", "json")
-COMMANDS = ("export", "import")  # rag/commands.py does them
+COMMANDS = ("export", "import", "evaluate")  # rag/commands.py does them
 DATABASES = ("postgresql+psycopg://", "postgresql://", "postgres://")
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EXAMPLES = """examples:
@@ -36,6 +36,7 @@ EXAMPLES = """examples:
   python app.py --model-path Qwen/Qwen3-0.6B           a model of a hub
   python app.py --model-path ~/models/Llama-2-7b-chat  a folder of this machine
   python app.py --engine-url http://gpu-box:8001/v1    a model that is served elsewhere (OpenAI protocol)
+  python app.py evaluate QUESTIONS.json --knowledge-base NAME      recall of a knowledge base on questions of yours
   python app.py export NAME FILE.zip                   a knowledge base as one file; import FILE.zip brings it back
   QUARTET_TOKEN=... python app.py --host 0.0.0.0       for the network, with a token of yours
 

@@ -1,4 +1,4 @@
-"""What `python app.py` does with documents besides serving them: export and import. Reads no command line itself.
+"""What `python app.py` does with documents besides serving them: export, import, evaluate. Reads no argv itself.
 
 Each command adds its arguments to a parser and gives back the work, which returns the line to print.
 """
@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+
+from backends.errors import InvalidRequest
 
 
 @dataclass(frozen=True)
@@ -57,4 +59,41 @@ def import_command(parser: ArgumentParser) -> Work:
     return work
 
 
-COMMANDS: Mapping[str, Callable[[ArgumentParser], Work]] = {"export": export_command, "import": import_command}
+def evaluate_command(parser: ArgumentParser) -> Work:
+    """`evaluate QUESTIONS --knowledge-base NAME [--plot FILE]`: how well its answers are found."""
+    parser.add_argument("questions", type=Path)
+    parser.add_argument("--knowledge-base", required=True, metavar="NAME")
+    parser.add_argument("--plot", type=Path, metavar="FILE")
+
+    def work(given: Namespace, at: Documents) -> str:
+        from rag.embeddings import WorkerEmbeddings
+        from rag.evaluate import evaluate, plot, read_questions
+        from rag.retriever import Retriever
+        from rag.transfer import open_store
+
+        questions = read_questions(given.questions)
+        with (
+            closing(WorkerEmbeddings(at.embedding_model)) as model,
+            closing(open_store(at.data_dir, at.database_url)) as store,
+        ):
+            store.files(given.knowledge_base)  # an unknown base is told before the model is loaded
+            made_with = store.embedding_model()
+            if made_with not in (None, model.name):
+                raise InvalidRequest(
+                    f"These documents were embedded with {made_with}, not with {model.name}: name it in "
+                    "--embedding-model."
+                )
+            retriever = Retriever(store, model)
+            result = evaluate(lambda text, k: retriever.search(given.knowledge_base, text, k), questions)
+        if given.plot:
+            plot(result, given.plot)
+        return result.report()
+
+    return work
+
+
+COMMANDS: Mapping[str, Callable[[ArgumentParser], Work]] = {
+    "export": export_command,
+    "import": import_command,
+    "evaluate": evaluate_command,
+}
