@@ -111,7 +111,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--model-path", default="", metavar="PATH", help="folder of a model, or its id on Hugging Face or (modelscope:ID) ModelScope; none: answers quote your documents")  # fmt: skip  # noqa: E501
     model.add_argument("--model-type", default="", metavar="TYPE", help="family of the model if it is not recognised: qwen, llama, chatglm, baichuan")  # fmt: skip  # noqa: E501
     model.add_argument("--backend", choices=BACKENDS, default="auto", metavar="NAME", help=f"engine that runs it: {', '.join(BACKENDS)} (default: auto)")  # fmt: skip  # noqa: E501
-    model.add_argument("--engine-url", default="", metavar="URL", help="an OpenAI-compatible server that has the model (--model-path is its name there)")  # fmt: skip  # noqa: E501
+    model.add_argument("--engine-url", default="", metavar="URL", help="an OpenAI-compatible server that has the model (--model-path is its name there); several with commas between: the least busy one is asked, a dead one left out")  # fmt: skip  # noqa: E501
     model.add_argument("--engine-args", type=_arguments, default=(), metavar="ARGS", help="further arguments for the engine, in one text: --engine-args='--max-model-len 4096'")  # fmt: skip  # noqa: E501
     model.add_argument("--precision", choices=PRECISIONS, default="auto", metavar="TYPE", help=f"number type of the weights: {', '.join(PRECISIONS)} (default: auto)")  # fmt: skip  # noqa: E501
     model.add_argument("--max-in-flight", type=_count, default=128, metavar="N", help="answers given at once (default: 128)")  # fmt: skip  # noqa: E501
@@ -163,7 +163,9 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
     given = parser.parse_args([*(f"{flag}={value}" for flag, value in variables.items() if value), *arguments])
     if given.database_url and not given.database_url.startswith(DATABASES):
         parser.error("argument --database-url: it starts with postgresql+psycopg://; leave it out for SQLite")
-    if given.engine_url and not given.engine_url.startswith(("http://", "https://")):
+    if given.engine_url and not all(
+        url.strip().startswith(("http://", "https://")) for url in given.engine_url.split(",")
+    ):
         parser.error("argument --engine-url: it starts with http:// or https://")
     if given.backend == "openai" and not given.engine_url:
         parser.error("argument --backend: openai needs the address of a server, in --engine-url")

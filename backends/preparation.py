@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends import hub
-from backends.engines.base import Report
+from backends.engines.base import Engine, Report
 from backends.engines.factory import choose_backend, engine_maker
-from backends.engines.remote import RemoteEngine, api_root, served_model
+from backends.engines.remote import RemoteEngine
+from backends.engines.remote_pool import RemotePool, served_by_any, server_roots
 from backends.errors import InvalidRequest
 from backends.hardware import check_fits, memory_free, memory_needed
 from backends.job import run_job
@@ -62,8 +64,11 @@ async def _remote(spec: ModelSpec, settings: EngineSettings, report: Report) -> 
     if not settings.engine_url:
         raise InvalidRequest("The backend openai needs the address of a server: start with --engine-url.")
     report(Progress("asking the server for its models"))
-    served = await served_model(api_root(settings.engine_url), settings.engine_key, spec.model_path)
-    engine = partial(RemoteEngine, settings.engine_url, settings.engine_key, served.name)
+    roots, key = server_roots(settings.engine_url), settings.engine_key
+    served = await served_by_any(roots, key, spec.model_path)
+    engine: Callable[[], Engine] = partial(RemotePool, roots, key, served.name)
+    if len(roots) == 1:
+        engine = partial(RemoteEngine, roots[0], key, served.name)
     return Candidate(spec, served.name, "openai", "", served.context_length, 0, engine)
 
 

@@ -119,6 +119,7 @@ def test_the_help_names_every_flag_and_fits_a_terminal() -> None:
         (("--backend", "vllm"), "--model-path"),
         (("--backend", "vllm", "--model-path", "x", "--engine-url", "http://x"), "--engine-url"),
         (("--engine-url", "gpu-box:8001"), "http://"),
+        (("--engine-url", "http://gpu-1:8001,gpu-2:8001"), "http://"),
         (("--engine-args", "'open"), "quotation mark"),
         (("--precision", "int3"), "--precision"),
         (("--database-url", "mysql://db/quartet"), "SQLite"),
