@@ -37,7 +37,8 @@ class Launch:
 class LocalServer:
     """One server process on 127.0.0.1. `launch(port, key)` says how to start it; `progress(lines)` reads its log.
 
-    `timeout` is how many seconds it may take to become ready.
+    `timeout` is how many seconds it may take to become ready; `hang` for how many its health call may go unanswered
+    after that before it is ended.
     """
 
     def __init__(
@@ -46,8 +47,10 @@ class LocalServer:
         log_file: Path,
         progress: Callable[[Sequence[str]], Progress | None],
         timeout: float = 1800.0,
+        hang: float = 120.0,
     ) -> None:
         self._launch, self._log_file, self._progress, self._timeout = launch, log_file, progress, timeout
+        self._hang = hang
         self._process: EngineProcess | None = None
         self.base_url = ""
         self.key = ""
@@ -102,10 +105,35 @@ class LocalServer:
         return False
 
     async def ended(self) -> str:
-        """The reason, once the process is over."""
+        """The reason, once the process is over; one that hangs is ended."""
         assert self._process is not None  # noqa: S101 - only a started server is watched
-        code = await self._process.wait()
-        return why_it_ended(self.log_tail(_TELLING_LINES), code)
+        process = self._process
+        over, hanging = asyncio.create_task(process.wait()), asyncio.create_task(self._hanging())
+        try:
+            await asyncio.wait({over, hanging}, return_when=asyncio.FIRST_COMPLETED)
+            if not over.done():
+                await process.stop()
+                return f"it hung: its health call was not answered for {self._hang:.0f} seconds."
+            return why_it_ended(self.log_tail(_TELLING_LINES), over.result())
+        finally:
+            over.cancel()
+            hanging.cancel()
+            await asyncio.wait({over, hanging})
+
+    async def _hanging(self) -> None:
+        """Returns when no health call was answered for the set time. Any answer will do: what it says is not asked."""
+        url = self.base_url.removesuffix("/v1") + "/health"
+        clock = asyncio.get_running_loop().time
+        async with new_client(self.base_url, self.key) as client:
+            answered = clock()
+            while clock() - answered < self._hang:
+                try:
+                    async with asyncio.timeout(self._hang):
+                        await client.get(url)
+                    answered = clock()
+                except (httpx.HTTPError, TimeoutError):
+                    pass
+                await asyncio.sleep(self._hang / 12)
 
     async def stop(self) -> None:
         if self._process is not None:

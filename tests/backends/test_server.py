@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import psutil
 import pytest
 
 from backends.engines.server import Launch, LocalServer
@@ -30,7 +33,7 @@ HTTPServer(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
 """
 
 
-def server(tmp_path: Path, code: str = SERVER, patience: float = 20.0, **env: str) -> LocalServer:
+def server(tmp_path: Path, code: str = SERVER, patience: float = 20.0, hang: float = 120.0, **env: str) -> LocalServer:
     def launch(port: int, key: str) -> Launch:
         told = {"PORT": str(port), "KEY": key, "READY_AFTER": "0", "SAYS": "{}"}
         return Launch([sys.executable, "-c", code], told | env)
@@ -38,7 +41,7 @@ def server(tmp_path: Path, code: str = SERVER, patience: float = 20.0, **env: st
     def progress(lines: Sequence[str]) -> Progress | None:
         return Progress(lines[-1]) if lines else None
 
-    return LocalServer(launch, tmp_path / "engine.log", progress, patience)
+    return LocalServer(launch, tmp_path / "engine.log", progress, patience, hang)
 
 
 async def test_it_is_ready_when_its_health_call_says_so(tmp_path: Path) -> None:
@@ -66,6 +69,28 @@ async def test_one_that_does_not_get_ready_is_given_up_and_ended(tmp_path: Path)
         await engine.start(lambda progress: None)
     assert time.monotonic() - before < 10
     assert await engine.ended() != ""
+
+
+async def test_one_that_hangs_is_ended_and_one_that_answers_is_not(tmp_path: Path) -> None:
+    engine = server(tmp_path, hang=4.0)
+    await engine.start(lambda progress: None)
+    ended = asyncio.create_task(engine.ended())
+    # Left alone for longer than it may hang: it answers.
+    assert not (await asyncio.wait([ended], timeout=7.0))[0]
+    process = listener_on(engine.base_url)
+    process.suspend()
+    assert await asyncio.wait_for(ended, 60) == "it hung: its health call was not answered for 4 seconds."
+    assert not process.is_running()
+    await engine.stop()
+
+
+def listener_on(url: str) -> psutil.Process:
+    """The child that listens on this address."""
+    port = urlsplit(url).port
+    for child in psutil.Process().children(recursive=True):
+        if any(made.status == "LISTEN" and made.laddr.port == port for made in child.net_connections("tcp")):
+            return child
+    raise AssertionError(f"nobody listens at {url}")
 
 
 async def test_one_that_ends_says_why(tmp_path: Path) -> None:
