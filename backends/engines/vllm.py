@@ -20,6 +20,7 @@ from backends.errors import EngineFailed, ModelUnusable
 from backends.families import recognise
 from backends.hardware import GIB, Gpu, gpus
 from backends.openai_client import OpenAIChatModel
+from backends.thinking import opens_thought
 from backends.types import Progress
 
 _ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +79,10 @@ class VllmEngine:
         await self._server.start(report)
         served = await served_model(self._server.base_url, self._server.key)
         length = served.context_length
-        return OpenAIChatModel(self._server.base_url, self._name, self._server.key, context_length=length)
+        opens = await asyncio.to_thread(opens_thought, self._folder)
+        return OpenAIChatModel(
+            self._server.base_url, self._name, self._server.key, context_length=length, opens_thought=opens
+        )
 
     def _launch(self, port: int, key: str) -> Launch:
         extra = self._options.engine_args
