@@ -101,6 +101,11 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
     async def delete_file(name: str, file_id: str) -> None:
         await knowledge.delete_file(name, file_id)
 
+    @routes.post("/{name}/files/{file_id}/cancel", summary="Stop reading a file")
+    async def cancel(name: str, file_id: str) -> FileRecord:
+        """It fails as cancelled; one that is searchable or failed already stays as it is."""
+        return await knowledge.cancel(name, file_id)
+
     @routes.get("/{name}/files/{file_id}/content", summary="The original file", response_class=FileResponse)
     async def content(name: str, file_id: str) -> Response:
         """Always a download, never shown: a document may be a page with a script in it."""

@@ -196,8 +196,10 @@ class Ingest:
             ids = waiting[start : start + size]
             began = time.monotonic()
             rows = self._embeddings.passage_vectors(self._store.passage_texts(ids))
-            self._store.add_vectors(job.file_id, ids, rows)
+            wanted = self._store.add_vectors(job.file_id, ids, rows)
             self.changes += 1
+            if not wanted:  # cancelled, deleted or replaced: the rest would be for nobody
+                return
             start += size
             # As many at once as this machine embeds between two reports.
             fitting = size * _REPORT_EVERY / max(0.001, time.monotonic() - began)

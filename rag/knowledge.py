@@ -118,6 +118,11 @@ class KnowledgeService:
     async def delete_file(self, base: str, file_id: str) -> None:
         await asyncio.to_thread(self._delete_file, base_name(base), file_id)
 
+    async def cancel(self, base: str, file_id: str) -> FileRecord:
+        """Gives up a file that is not searchable yet: it fails as cancelled, and the same content uploaded again starts
+        anew. A finished file stays as it is."""
+        return await asyncio.to_thread(self._cancel, base_name(base), file_id)
+
     async def content(self, base: str, file_id: str) -> tuple[Path, str]:
         """Where the bytes of a file are, and its name. From a shared database they come as a copy, which is taken away
         after a while."""
@@ -310,6 +315,12 @@ class KnowledgeService:
     def _delete_file(self, base: str, file_id: str) -> None:
         self._open_parts.store.delete_file(base, file_id)
         self._remove(file_id)
+
+    def _cancel(self, base: str, file_id: str) -> FileRecord:
+        store = self._open_parts.store
+        store.file(base, file_id)  # one of another base is not found
+        store.fail(file_id, "cancelled", "It was cancelled; upload it again to have it read.")
+        return store.file(base, file_id)
 
     def _delete_base(self, base: str) -> None:
         for file_id in self._open_parts.store.delete_base(base):

@@ -261,11 +261,11 @@ class SqlStore:
             texts = {row.id: row.text for row in rows}
         return [texts.get(i, "") for i in ids]
 
-    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> None:
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> bool:
         with self._db.write() as db:
             file = db.execute(select(files).where(files.c.id == file_id).with_for_update()).one_or_none()
             if file is None or file.state != "embedding":  # deleted meanwhile, or another one was faster
-                return
+                return False
             bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
             wanted = set(db.scalars(bare.where(passages.c.file_id == file_id, passages.c.id.in_(ids))))
             new = [
@@ -274,11 +274,12 @@ class SqlStore:
                 if i in wanted
             ]
             if not new:
-                return
+                return True
             db.execute(insert(vectors), new)
             total = db.scalar(select(func.max(passages.c.position) + 1).where(passages.c.file_id == file_id)) or 1
             done = file.passages + len(new)
             db.execute(update(files).where(files.c.id == file_id).values(passages=done, progress=min(1, done / total)))
+            return True
 
     def finish(self, file_id: str) -> list[str]:
         with self._db.write() as db:

@@ -40,8 +40,8 @@ class Postgres:
         if os.geteuid() == 0:
             shutil.chown(self._data, "nobody")
             folder.chmod(0o755)
-        command = [self._bin / "initdb", "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres"]
-        subprocess.run([*command, "-D", self._data, "--no-sync"], check=True, capture_output=True, **_as_nobody())
+        command = [str(self._bin / "initdb"), "--auth=trust", "--encoding=utf8", "--locale=C", "-U", "postgres"]
+        subprocess.run([*command, "-D", str(self._data), "--no-sync"], check=True, capture_output=True, **_as_nobody())
 
     def start(self) -> None:
         settings = ["fsync=off", "unix_socket_directories=", "max_connections=200", "log_min_messages=fatal"]
@@ -71,7 +71,7 @@ class Postgres:
         """The --database-url of a new, empty database."""
         name = f"t{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self._address("postgres"), autocommit=True) as db:
-            db.execute(f"CREATE DATABASE {name}")  # type: ignore[arg-type]
+            db.execute(f"CREATE DATABASE {name}")
         return f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/{name}"
 
     def _address(self, name: str) -> str:

@@ -67,7 +67,8 @@ def build_langchain_tab(
                 with gr.Row(elem_classes="q-inline"):
                     chosen = gr.Dropdown([], label=texts.remove_file, value=None, elem_id="chosen-file", scale=1,
                                          min_width=160)  # fmt: skip
-                    remove = gr.Button(texts.remove, elem_id="remove-file", scale=0, min_width=80)
+                    remove = gr.Button(texts.remove, elem_id="remove-file", scale=0, min_width=60)
+                    stop = gr.Button(texts.stop_reading, elem_id="stop-file", scale=0, min_width=60)
                 drop = gr.Button(texts.delete_base, variant="stop", size="sm", elem_id="delete-base")
                 with gr.Column(visible=False, elem_id="delete-sure") as sure:
                     question = gr.Markdown(elem_classes="q-sure")
@@ -136,6 +137,15 @@ def build_langchain_tab(
             say_error(error, texts)
         return await show(name)
 
+    async def stop_file(name: str | None, file_id: str | None) -> tuple[Any, Any, Any]:
+        if not name or not file_id:
+            return gr.skip(), gr.skip(), gr.skip()
+        try:
+            await knowledge.cancel(name, file_id)
+        except QuartetError as error:
+            say_error(error, texts)
+        return await show(name)
+
     async def ask_delete(name: str | None) -> tuple[Any, Any]:
         found = next((base for base in await knowledge.list() if base.name == name), None)
         if found is None:
@@ -161,6 +171,7 @@ def build_langchain_tab(
     gr.on([create.click, new_name.submit], create_base, new_name, [new_name, base, *listing], **work)
     vectorize.click(take, [upload, base], [upload, base, *listing], **work)
     remove.click(remove_file, [base, chosen], listing, **work)
+    stop.click(stop_file, [base, chosen], listing, **quick)
     drop.click(ask_delete, base, [sure, question], **quick)
     yes.click(delete_base, base, [sure, base, *listing], **work)
     no.click(lambda: gr.update(visible=False), None, sure, **quick)

@@ -89,6 +89,7 @@ class Texts:
     manage = Both("Manage", "管理")
     remove_file = Both("Remove a document", "移除文档")
     remove = Both("Remove", "移除")
+    stop_reading = Both("Stop", "停止")
     delete_base = Both("Delete this knowledge base", "删除此知识库")
     delete_base_sure = Both(
         "Delete “{name}” with its {files} documents? This cannot be undone.",
@@ -208,6 +209,7 @@ _REASONS = {
     "too_slow": "读取时间过长，请拆分后再上传。",
     "too_large": "文件过大，请拆分后再上传。",
     "empty": "文件是空的。",
+    "cancelled": "已停止，重新上传即可再次处理。",
     "internal": "处理时出现意外错误，请重新上传；详情见服务器日志。",
 }
 _KINDS = {

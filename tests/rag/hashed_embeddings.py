@@ -26,7 +26,8 @@ class HashedEmbeddings:
         for row, text in zip(rows, texts, strict=True):
             for word in words(text):
                 row[zlib.crc32(word.encode()) % self.description.dimension] += 1
-        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        normalised: Vectors = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        return normalised
 
     def query_vector(self, text: str) -> Vectors:
         return self.passage_vectors([text])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import random
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,15 +24,29 @@ ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = int(os.environ.get("QUARTET_TEST_CRASHES", "15"))
 
 
+@dataclass(frozen=True)
+class Seen:
+    """How many files were accepted, reported searchable, and are there in the end."""
+
+    accepted: int
+    reported: int
+    searchable: int
+
+
 @pytest.mark.timeout(60 + 20 * ROUNDS)
 async def test_killed_at_random_moments_nothing_reported_is_lost_and_nothing_is_half_there(tmp_path: Path) -> None:
-    data, journal = tmp_path / "data", tmp_path / "journal"
+    await rounds(tmp_path, ROUNDS)
+
+
+async def rounds(folder: Path, count: int) -> Seen:
+    """`count` kills, each followed by a look at the database; then everything accepted is accounted for."""
+    data, journal = folder / "data", folder / "journal"
     chance = random.Random(4)
-    for seed in range(ROUNDS):
-        _run_and_kill(data, journal, seed, chance.randrange(1, 12), chance.uniform(0.0, 0.2))
+    for seed in range(count):
+        await asyncio.to_thread(_run_and_kill, data, journal, seed, chance.randrange(1, 12), chance.uniform(0.0, 0.2))
         _check_database(data / "quartet.db")
     facts = [json.loads(line) for line in journal.read_text().splitlines()]
-    await _check_service(data, facts)
+    return await _check_service(data, facts, count)
 
 
 def _run_and_kill(data: Path, journal: Path, seed: int, steps: int, after: float) -> None:
@@ -78,7 +94,7 @@ def _check_database(file: Path) -> None:
         assert doubled == []
 
 
-async def _check_service(data: Path, facts: list[dict[str, Any]]) -> None:
+async def _check_service(data: Path, facts: list[dict[str, Any]], count: int) -> Seen:
     knowledge = KnowledgeService(data, embeddings=HashedEmbeddings())
     began = time.monotonic()
     await knowledge.start()
@@ -92,10 +108,10 @@ async def _check_service(data: Path, facts: list[dict[str, Any]]) -> None:
     deleted = {fact["id"] for fact in facts if fact["what"] in ("deleting", "deleted")}
     last_upload = {fact["name"]: at for at, fact in enumerate(facts) if fact["what"] == "uploading"}
     reported = {fact["id"] for fact in facts if fact["what"] == "searchable"}
-    assert len(reported) > ROUNDS / 2
+    assert len(reported) > count / 2
     for file_id, (at, fact) in accepted.items():
-        (hit, *_) = await knowledge.search("kb", fact["phrase"]) or [None]
-        found = hit is not None and fact["phrase"] in hit.text
+        hits = await knowledge.search("kb", fact["phrase"])
+        found = bool(hits) and fact["phrase"] in hits[0].text
         if file_id in there:
             assert found, fact
         else:
@@ -105,3 +121,4 @@ async def _check_service(data: Path, facts: list[dict[str, Any]]) -> None:
     assert not {fact["id"] for fact in facts if fact["what"] == "deleted"} & there
     await knowledge.close()
     _check_database(data / "quartet.db")
+    return Seen(len(accepted), len(reported), len(there))

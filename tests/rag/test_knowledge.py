@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -313,4 +314,45 @@ async def test_an_empty_question_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidRequest, match="top_k"):
         await knowledge.search("kb", "x", 0)
     assert await knowledge.search("kb", "x") == []
+    await knowledge.close()
+
+
+async def test_a_file_that_is_cancelled_fails_stops_the_work_and_can_be_uploaded_again(tmp_path: Path) -> None:
+    class Slow(HashedEmbeddings):
+        """Embeds the second time only when it is let."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.calls = 0
+            self.under_way, self.go_on = threading.Event(), threading.Event()
+
+        def passage_vectors(self, texts: Sequence[str]) -> Vectors:
+            self.calls += 1
+            if self.calls == 2:
+                self.under_way.set()
+                assert self.go_on.wait(60)
+            return super().passage_vectors(texts)
+
+    slow = Slow()
+    knowledge = KnowledgeService(tmp_path / "data", embeddings=slow)
+    await knowledge.start()
+    await knowledge.create("kb")
+    await knowledge.create("other")
+    long = write(tmp_path, "long.txt", "\n\n".join(f"alpha{n} " + f"word{n} " * 200 for n in range(60)))
+    file_id = await upload(knowledge, "kb", long)
+    assert await asyncio.to_thread(slow.under_way.wait, 60)
+    with pytest.raises(NotFound):
+        await knowledge.cancel("other", file_id)
+    record = await knowledge.cancel("kb", file_id)
+    assert (record.state, record.reason) == ("failed", "cancelled")
+    slow.go_on.set()
+    other = await upload(knowledge, "kb", write(tmp_path, "other.txt", "beta"))
+    (done,) = await knowledge.wait("kb", [other])  # the threads are free again
+    assert done.state == "searchable"
+    assert (await knowledge.cancel("kb", other)).state == "searchable"
+    assert {hit.file for hit in await knowledge.search("kb", "alpha5")} == {"other.txt"}
+    assert await upload(knowledge, "kb", long) == file_id
+    (again,) = await knowledge.wait("kb", [file_id])
+    assert (again.state, again.reason, again.error) == ("searchable", "", "")
+    assert (await knowledge.search("kb", "alpha5"))[0].file == "long.txt"
     await knowledge.close()
