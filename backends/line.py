@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 
 from backends.errors import Busy
 
@@ -16,7 +13,7 @@ class Line:
     def __init__(self, places: int, longest: int, patience: float) -> None:
         self._places, self._longest, self._patience = places, longest, patience
         self._taken = 0
-        self._line: deque[asyncio.Future[None]] = deque()
+        self._waiting: list[Turn] = []
 
     @property
     def taken(self) -> int:
@@ -26,48 +23,65 @@ class Line:
     @property
     def waiting(self) -> int:
         """How many stand in line now."""
-        return len(self._line)
+        return len(self._waiting)
 
-    @asynccontextmanager
-    async def place(self) -> AsyncGenerator[None, None]:
-        """A place for as long as the block runs. Raises Busy when the line is full or does not move; whoever is
-        cancelled while in line leaves it."""
-        await self._enter()
-        try:
-            yield
-        finally:
-            self._leave()
-
-    async def _enter(self) -> None:
+    def join(self) -> Turn:
+        """Take a place or stand in line; `leave` the turn in any case. Raises Busy when the line is full."""
+        if self._taken >= self._places and len(self._waiting) >= self._longest:
+            raise Busy(
+                f"{self._taken} answers are being given and {len(self._waiting)} questions are in line, which is all "
+                "that is allowed here: ask again in a moment."
+            )
+        turn = Turn(self, self._patience)
         if self._taken < self._places:
             self._taken += 1
-            return
-        if len(self._line) >= self._longest:
-            raise Busy(
-                f"{self._taken} answers are being given and {len(self._line)} questions are in line, which is all that "
-                "is allowed here: ask again in a moment."
-            )
-        turn = asyncio.get_running_loop().create_future()
-        self._line.append(turn)
-        try:
-            async with asyncio.timeout(self._patience):
-                await turn
-        except BaseException as error:
-            if turn in self._line:
-                self._line.remove(turn)
-            else:  # the place came in the very moment of giving up
-                self._leave()
-            if isinstance(error, TimeoutError):
-                raise Busy(
-                    f"The question stood in line for {self._patience:.0f} seconds: ask again in a moment."
-                ) from error
-            raise
+        else:
+            self._waiting.append(turn)
+        return turn
 
-    def _leave(self) -> None:
+    def before(self, turn: Turn) -> int:
+        """The turn's place in line, from 1; 0 when it is its turn."""
+        return self._waiting.index(turn) + 1 if turn in self._waiting else 0
+
+    def leave(self, turn: Turn) -> None:
         """Hand the place on: it is never free while somebody waits, so nobody can jump the line."""
-        while self._line:
-            turn = self._line.popleft()
-            if not turn.done():
-                turn.set_result(None)
-                return
-        self._taken -= 1
+        moving = list(self._waiting)
+        if turn in self._waiting:
+            self._waiting.remove(turn)
+        elif self._waiting:
+            self._waiting.pop(0)
+        else:
+            self._taken -= 1
+        for other in moving:
+            other.moved.set()
+
+
+class Turn:
+    """One question in the line."""
+
+    def __init__(self, line: Line, patience: float) -> None:
+        self.moved = asyncio.Event()
+        self._line, self._patience = line, patience
+        self._deadline = asyncio.get_running_loop().time() + patience
+
+    @property
+    def before(self) -> int:
+        """The place in line, from 1; 0 when it is this one's turn."""
+        return self._line.before(self)
+
+    async def nearer(self, than: int) -> int:
+        """Wait until the place in line is another one than this; the new one. Raises Busy after too long a wait."""
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                while self.before == than:
+                    self.moved.clear()
+                    await self.moved.wait()
+        except TimeoutError as error:
+            raise Busy(
+                f"The question stood in line for {self._patience:.0f} seconds: ask again in a moment."
+            ) from error
+        return self.before
+
+    def leave(self) -> None:
+        """Give the place, or the place in line, to the next one."""
+        self._line.leave(self)

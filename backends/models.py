@@ -198,13 +198,20 @@ class ModelManager:
     # -- answering ----------------------------------------------------------------------------------------------
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
-        """As ChatModel; a question that finds all places taken, or no model there, waits a bounded time. Raises Busy
-        when it waited in vain, or when too many wait already."""
-        async with self._line.place():
+        """As ChatModel; a question that finds all places taken, or no model there, waits a bounded time, and tells its
+        place in line. Raises Busy when it waited in vain, or when too many wait already."""
+        turn = self._line.join()
+        try:
+            place = turn.before
+            while place:
+                yield Delta("", place=place)
+                place = await turn.nearer(place)
             model = await self._model_for(messages)
             async with aclosing(model.stream(messages, params)) as deltas:
                 async for delta in deltas:
                     yield delta
+        finally:
+            turn.leave()
 
     async def _model_for(self, messages: Sequence[Message]) -> Service | QuoteModel:
         try:

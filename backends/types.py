@@ -84,7 +84,8 @@ class Delta:
 
     `pieces` is the same text as the engine cut it, where several of its events arrived together. `reasoning` is what
     the model thought before it answered; it is no part of the answer. `extra` is what else the engine said with this
-    piece (logprobs, tool_calls), as the OpenAI protocol writes it.
+    piece (logprobs, tool_calls), as the OpenAI protocol writes it. `place` is the question's place in line, from 1, in
+    deltas without text that come before the first word.
     """
 
     text: str
@@ -93,6 +94,7 @@ class Delta:
     reasoning: str = ""
     pieces: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True)

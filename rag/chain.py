@@ -61,9 +61,8 @@ class ChatService:
         """
         if not request.messages and not request.prompt.strip():
             raise InvalidRequest("The question is empty; type one.")
-        if (
-            not request.knowledge_base or request.mode == "model"
-        ):  # nothing to retrieve, and every token of every chat goes through here
+        # Nothing to retrieve, and every token of every chat goes through here.
+        if not request.knowledge_base or request.mode == "model":
             async with aclosing(self._answer(await self._prompt(_Found(request, ())))) as answer:
                 async for delta in answer:
                     yield delta
@@ -117,23 +116,22 @@ class ChatService:
             yield AnswerDelta(sources=prompt.sources)
             yield AnswerDelta(passages_as_text(request.prompt, prompt.sources or ()), finish_reason="stop")
             return
-        deltas = self._model.stream(prompt.messages, request.params)
-        try:
-            # The sources wait for the first word, so that a model that cannot answer fails before anything is sent.
-            first = await anext(deltas, None)
-        except NoModelLoaded:
-            if prompt.sources != ():
-                raise
-            first = Delta(nothing_found(request.prompt), "stop")
-        try:
+        async with aclosing(self._model.stream(prompt.messages, request.params)) as deltas:
+            try:
+                # The sources wait for the first word, so that a model that cannot answer fails before anything is sent.
+                while (first := await anext(deltas, None)) is not None and first.place:
+                    if request.tell_place:
+                        yield AnswerDelta(place=first.place)
+            except NoModelLoaded:
+                if prompt.sources != ():
+                    raise
+                first = Delta(nothing_found(request.prompt), "stop")
             if prompt.sources is not None or prompt.notes:
                 yield AnswerDelta(sources=prompt.sources, notes=prompt.notes)
             if first:
                 yield _answer_delta(first)
             async for delta in deltas:
                 yield _answer_delta(delta)
-        finally:
-            await deltas.aclose()
 
     async def _require_documents(self, base: str) -> None:
         """Raises InvalidRequest when the base has nothing that could have been found."""

@@ -75,7 +75,7 @@ class AnswerDelta:
     """A piece of an answer. The first one of an answer from documents carries `sources` (maybe empty) and no text;
     the last one carries `finish_reason` ("stop" | "length" | "tool_calls") and, where the engine counts, `usage`.
     `notes` come with the first one: what was left out, in sentences in the question's language. `reasoning`, `pieces`
-    and `extra` are as in backends.types.Delta."""
+    and `extra` are as in backends.types.Delta, and so is `place`, told only to who asks for it."""
 
     text: str = ""
     sources: tuple[Source, ...] | None = None
@@ -85,6 +85,7 @@ class AnswerDelta:
     pieces: tuple[str, ...] = ()
     extra: Mapping[str, Any] | None = None
     notes: tuple[str, ...] = ()
+    place: int = 0
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ class ChatRequest:
     model alone ("model").
 
     `messages` is a whole conversation in place of prompt, history and system prompt: the model gets it as it is, where
-    of a history it gets as much as it can read.
+    of a history it gets as much as it can read. `tell_place` asks for the place in line, before the first word.
     """
 
     prompt: str
@@ -104,3 +105,4 @@ class ChatRequest:
     knowledge_base: str = ""
     messages: tuple[Message, ...] = ()
     mode: AnswerMode = "both"
+    tell_place: bool = False

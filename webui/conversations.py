@@ -22,6 +22,7 @@ class Turn:
     answer: str = ""
     thought: str = ""  # what the model thought before it answered
     sources: tuple[Source, ...] | None = None
+    place: int = 0  # in line, while the question waits for its turn
     finish_reason: str = ""  # "", "stop", "length", "stopped" (by the user) or "error"
     error: str = ""
     notes: tuple[str, ...] = ()

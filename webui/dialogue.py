@@ -60,6 +60,8 @@ def messages(conversation: Conversation, texts: Texts) -> list[dict[str, Any]]:
 
 
 def _note(turn: Turn, texts: Texts) -> str:
+    if turn.place and not turn.finish_reason:
+        return texts.in_line.format(place=turn.place)
     return {"stopped": texts.stopped, "length": texts.cut, "error": turn.error}.get(turn.finish_reason, "")
 
 
@@ -81,6 +83,7 @@ async def answer(
                 for delta in batch:
                     turn.thought += delta.reasoning
                     turn.answer += delta.text
+                    turn.place = delta.place
                     turn.sources = turn.sources if delta.sources is None else delta.sources
                     turn.finish_reason = delta.finish_reason or turn.finish_reason
                     turn.notes += delta.notes
@@ -149,7 +152,7 @@ def build_dialogue(
             conversation.turns.pop()
         asked = ChatRequest(
             prompt=prompt, history=conversation.history, system_prompt=values[0] or "", params=params,
-            knowledge_base=chosen[0], mode=chosen[1],
+            knowledge_base=chosen[0], mode=chosen[1], tell_place=True,
         )  # fmt: skip
         busy = gr.update(value="", submit_btn=False, stop_btn=texts.stop)
         async with aclosing(answer(chat, conversation, asked, texts)) as beats:

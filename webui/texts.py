@@ -38,6 +38,7 @@ class Texts:
     retry = Both("Retry", "重试")
     clear = Both("Clear", "清空")
     thought = Both("Thoughts", "思考过程")
+    in_line = Both("In line: number {place}.", "排队中：第 {place} 位。")
     stopped = Both("Stopped.", "已停止。")
     cut = Both(
         "The answer reached the limit of new tokens. Raise “Max new tokens” for a longer one.",

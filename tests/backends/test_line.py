@@ -10,93 +10,78 @@ from backends.errors import Busy
 from backends.line import Line
 
 
-async def settle() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
-
-
-class Crowd:
-    """People who take a place, hold it until `done` is set, and note when they got it."""
-
-    def __init__(self, line: Line) -> None:
-        self.line, self.order, self.done = line, list[str](), dict[str, asyncio.Event]()
-
-    def send(self, name: str) -> asyncio.Task[None]:
-        self.done[name] = asyncio.Event()
-        return asyncio.create_task(self._hold(name))
-
-    async def _hold(self, name: str) -> None:
-        async with self.line.place():
-            self.order.append(name)
-            await self.done[name].wait()
-
-
 async def test_places_are_given_in_the_order_of_arrival() -> None:
-    crowd = Crowd(Line(2, 10, 60))
-    tasks = [crowd.send(name) for name in "abcd"]
-    await settle()
-    assert (crowd.order, crowd.line.taken, crowd.line.waiting) == (["a", "b"], 2, 2)
-    crowd.done["b"].set()
-    await settle()
-    assert (crowd.order, crowd.line.taken, crowd.line.waiting) == (["a", "b", "c"], 2, 1)
-    for event in crowd.done.values():
-        event.set()
-    await asyncio.gather(*tasks)
-    assert (crowd.order, crowd.line.taken, crowd.line.waiting) == (["a", "b", "c", "d"], 0, 0)
+    line = Line(2, 10, 60)
+    a, b, c, d = (line.join() for _ in range(4))
+    assert [turn.before for turn in (a, b, c, d)] == [0, 0, 1, 2]
+    assert (line.taken, line.waiting) == (2, 2)
+    b.leave()
+    assert [turn.before for turn in (a, c, d)] == [0, 0, 1]
+    for turn in (a, c, d):
+        turn.leave()
+    assert (line.taken, line.waiting) == (0, 0)
 
 
 async def test_a_full_line_turns_away_at_once_and_takes_again_when_it_has_moved() -> None:
-    crowd = Crowd(Line(1, 1, 60))
-    first, second = crowd.send("a"), crowd.send("b")
-    await settle()
+    line = Line(1, 1, 60)
+    a, b = line.join(), line.join()
     with pytest.raises(Busy, match="1 answers are being given and 1 questions are in line"):
-        async with crowd.line.place():
-            pass
-    crowd.done["a"].set()
-    await first
-    third = crowd.send("c")
-    await settle()
-    assert (crowd.order, crowd.line.waiting) == (["a", "b"], 1)
-    crowd.done["b"].set()
-    crowd.done["c"].set()
-    await asyncio.gather(second, third)
+        line.join()
+    a.leave()
+    c = line.join()
+    assert (b.before, c.before) == (0, 1)
+    b.leave()
+    c.leave()
+    assert (line.taken, line.waiting) == (0, 0)
 
 
-async def test_who_leaves_the_line_gives_up_the_turn() -> None:
-    crowd = Crowd(Line(1, 5, 60))
-    first, second, third = (crowd.send(name) for name in "abc")
-    await settle()
-    second.cancel()
-    await settle()
-    assert crowd.line.waiting == 1
-    crowd.done["a"].set()
-    await settle()
-    assert crowd.order == ["a", "c"]
-    crowd.done["c"].set()
-    await asyncio.gather(first, third)
-    assert (crowd.line.taken, crowd.line.waiting) == (0, 0)
+async def test_who_leaves_the_line_lets_the_others_move_up() -> None:
+    line = Line(1, 5, 60)
+    a, b, c = (line.join() for _ in range(3))
+    b.leave()
+    assert (c.before, line.taken, line.waiting) == (1, 1, 1)
+    a.leave()
+    assert (c.before, line.taken, line.waiting) == (0, 1, 0)
+    c.leave()
+    assert line.taken == 0
 
 
-async def test_a_place_that_comes_while_its_owner_is_cancelled_goes_to_the_next() -> None:
-    crowd = Crowd(Line(1, 5, 60))
-    async with crowd.line.place():
-        first, second = crowd.send("a"), crowd.send("b")
-        await settle()
-    first.cancel()  # the place is a's already, but a has not run since
-    await settle()
-    assert crowd.order == ["b"]
-    crowd.done["b"].set()
-    await second
-    assert crowd.line.taken == 0
+async def test_who_waits_is_told_of_each_move() -> None:
+    line = Line(1, 5, 60)
+    a, b, c = (line.join() for _ in range(3))
+    moves = []
+
+    async def follow() -> None:
+        place = c.before
+        while place:
+            moves.append(place)
+            place = await c.nearer(place)
+
+    following = asyncio.create_task(follow())
+    await asyncio.sleep(0)
+    a.leave()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    b.leave()
+    await asyncio.wait_for(following, 10)
+    assert moves == [2, 1]
+    c.leave()
+
+
+async def test_a_move_while_nobody_listens_is_not_missed() -> None:
+    line = Line(1, 5, 60)
+    a, b = line.join(), line.join()
+    place = b.before
+    a.leave()
+    assert await asyncio.wait_for(b.nearer(place), 10) == 0
+    b.leave()
 
 
 async def test_nobody_stands_in_line_for_ever() -> None:
-    crowd = Crowd(Line(1, 5, 0.05))
-    first = crowd.send("a")
-    await settle()
+    line = Line(1, 5, 0.05)
+    a, b = line.join(), line.join()
     with pytest.raises(Busy, match="stood in line"):
-        async with crowd.line.place():
-            pass
-    crowd.done["a"].set()
-    await first
-    assert (crowd.line.taken, crowd.line.waiting) == (0, 0)
+        await b.nearer(1)
+    b.leave()
+    a.leave()
+    assert (line.taken, line.waiting) == (0, 0)

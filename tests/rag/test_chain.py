@@ -223,3 +223,17 @@ async def test_what_does_not_fit_is_told(base: KnowledgeService) -> None:
     first, *_ = await collect(ChatService(BriefModel(), base, lambda: 2048), ChatRequest("Is it open?", history))
     (note,) = first.notes
     assert "of 50 earlier turns were left out" in note
+
+
+async def test_the_place_in_line_is_told_to_who_asks_for_it_and_nobody_else(base: KnowledgeService) -> None:
+    class Waiting(BriefModel):
+        async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+            yield Delta("", place=1)
+            async for delta in super().stream(messages, params):
+                yield delta
+
+    chat = ChatService(Waiting(), base, lambda: None)
+    asked = [delta async for delta in chat.stream(ChatRequest("How long?", tell_place=True))]
+    assert asked[0] == AnswerDelta(place=1)
+    quiet = [delta async for delta in chat.stream(ChatRequest("How long?"))]
+    assert quiet == asked[1:]

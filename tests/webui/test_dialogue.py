@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import html
 from collections.abc import AsyncGenerator, Sequence
 from pathlib import Path
 
@@ -123,3 +124,22 @@ def test_a_thought_is_folded_and_not_told_to_the_model_again() -> None:
     assert thought["metadata"]["status"] == "done"
     assert answer["content"] == "Forty-two."
     assert conversation.history == (("Six times seven?", "Forty-two."),)
+
+
+async def test_a_question_in_line_shows_its_place_until_its_answer_begins(tmp_path: Path) -> None:
+    conversation = Conversation()
+
+    class Busy(Model):
+        async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
+            for place in (2, 1):
+                yield Delta("", place=place)
+                await asyncio.sleep(3 * BEAT)
+            yield Delta("Here.", "stop")
+
+    shown = []
+    request = ChatRequest("Why?", tell_place=True)
+    async for _ in answer(_chat(Busy(), tmp_path), conversation, request, ENGLISH):
+        shown.append(html.unescape(messages(conversation, ENGLISH)[-1]["content"]))
+    assert any("In line: number 2" in text for text in shown)
+    assert any("In line: number 1" in text for text in shown)
+    assert shown[-1] == "Here."
