@@ -51,15 +51,22 @@ def remove(db: Connection, base_id: int, file_id: str) -> None:
     db.execute(text(f"INSERT INTO {table}({table}) VALUES('optimize')"))
 
 
-def search(db: Connection, base_id: int, words: Sequence[str], limit: int) -> tuple[dict[str, int], list[int]]:
-    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages.
+def search(
+    db: Connection, base_id: int, words: Sequence[str], limit: int, known: dict[str, int]
+) -> tuple[dict[str, int], list[int]]:
+    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages. `known`
+    are counts of this state of the base, and gets those that are made: for a common word SQLite goes through all
+    of its passages.
 
     Words that very many passages have are not looked for, as long as there are rarer ones: going through all of these
     passages takes long, and what has the common words alone is not among the best."""
     table = f"fts_{base_id:d}"
     frequency = {}
     for word in dict.fromkeys(words):
-        count = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word})
+        count = known.get(word)
+        if count is None:
+            count = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word}) or 0
+            known[word] = count
         if count:
             frequency[word] = count
     if not frequency:

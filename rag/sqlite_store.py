@@ -24,6 +24,7 @@ from rag.store import TABLES, Vectors, files, knowledge_bases, passages, vectors
 _log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # rows read at once
+_COUNTS = 100_000  # words of a base whose passages are remembered to be counted
 
 
 class SqliteStore(SqlStore):
@@ -35,6 +36,7 @@ class SqliteStore(SqlStore):
         self._index_folder = folder / "indexes"  # copies of large ones; may be deleted at any time
         self._indexes: dict[int, VectorIndex] = {}
         self._indexing = threading.Lock()
+        self._counts: dict[int, tuple[int, dict[str, int]]] = {}  # by base: its version, and passages of a word
         with self._db.write() as db:
             # One process at a time has the folder: whoever held a claim is gone.
             db.execute(update(files).where(files.c.claimed_by.is_not(None)).values(claimed_by=None, claimed_until=None))
@@ -66,7 +68,12 @@ class SqliteStore(SqlStore):
     def _by_words(
         self, db: Connection, base_id: int, words: Sequence[str], limit: int
     ) -> tuple[dict[str, int], list[int]]:
-        return fts.search(db, base_id, words, limit)
+        version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
+        before, known = self._counts.get(base_id, (version, {}))
+        if before != version or len(known) > _COUNTS:
+            known = {}
+        self._counts[base_id] = version, known
+        return fts.search(db, base_id, words, limit, known)
 
     def _forget(self) -> None:
         self._file.forget()
