@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
@@ -18,6 +19,8 @@ from api import live
 from api.errors import error_shape, unexpected
 from backends.catalog import CATALOG, CatalogEntry
 from backends.errors import Conflict, InvalidRequest, QuartetError
+from backends.families import recognise
+from backends.hardware import MemoryNeed, memory_free, memory_needed
 from backends.models import ModelSpec, ModelStatus
 from rag.types import KnowledgeBase
 
@@ -58,6 +61,30 @@ class Status:
     knowledge_bases: list[KnowledgeBase]
 
 
+class InspectModel(BaseModel):
+    """`model_path` is a folder of the server."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_path: str
+    model_type: str = ""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What a folder holds. `native` means that engines read it as it is; else it is converted once. `memory` is what
+    serving it takes, for 4,096 tokens of context, and `free` what there is for it, in bytes."""
+
+    family: str
+    kind: str
+    architecture: str
+    native: bool
+    context_length: int | None
+    memory: MemoryNeed
+    free: int
+    fits: bool
+
+
 @dataclass(frozen=True)
 class Menu:
     """The models on offer, and the one in service."""
@@ -80,6 +107,12 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     @routes.get("/models", tags=["models"], summary="The models on offer")
     async def menu() -> Menu:
         return Menu(list(CATALOG), models.status)
+
+    @routes.post("/models/inspect", tags=["models"], summary="What a folder holds, and whether it fits into memory")
+    async def inspect(body: InspectModel) -> Inspection:
+        if not body.model_path.strip():
+            raise InvalidRequest("model_path is empty: name a folder of the server.", "model_path")
+        return await asyncio.to_thread(_inspection, body.model_path.strip(), body.model_type)
 
     @routes.post("/models/load", tags=["models"], summary="Load a model", response_model=ModelStatus)
     async def load(body: LoadModel, stream: bool = False) -> Any:
@@ -107,6 +140,15 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
         return models.status
 
     return routes
+
+
+def _inspection(model_path: str, model_type: str) -> Inspection:
+    folder = Path(model_path).expanduser()
+    found, need, free = recognise(folder, model_type), memory_needed(folder), memory_free()
+    return Inspection(
+        found.family, found.kind, found.architecture, found.native, found.context_length, need, free,
+        need.total <= free,
+    )  # fmt: skip
 
 
 async def _load(models: ModelManager, spec: ModelSpec) -> ModelStatus:

@@ -13,7 +13,7 @@ import gradio as gr
 
 from backends.catalog import CATALOG, STARTER
 from backends.errors import QuartetError
-from backends.hardware import memory_free, memory_needed
+from backends.hardware import MemoryNeed, memory_free, memory_needed
 from backends.models import ModelSpec
 from webui import markup
 from webui.notice import say, say_error
@@ -96,23 +96,28 @@ def _line(kind: str, word: str, name: str, about: str) -> str:
     return f'<div class="q-state q-state-{kind}">{markup.escape(word)}</div>{name_html}{about_html}'
 
 
-def memory_line(need: int | None, free: int, texts: Texts) -> str:
-    """What a model needs beside what is free, both in bytes; None is a need that is not known before the download."""
+def memory_line(need: int | MemoryNeed | None, free: int, texts: Texts) -> str:
+    """What a model needs, with its parts where its files are here, beside what is free, in bytes; None is a need that
+    is not known before the download."""
     if need is None:
         return f'<div class="q-quiet">{markup.escape(texts.memory_free.format(free=free / GIB))}</div>'
-    fits = need <= free
-    text = (texts.memory if fits else texts.memory_short).format(need=need / GIB, free=free / GIB)
+    total = need.total if isinstance(need, MemoryNeed) else need
+    fits = total <= free
+    text = (texts.memory if fits else texts.memory_short).format(need=total / GIB, free=free / GIB)
+    if isinstance(need, MemoryNeed):
+        parts = (part / GIB for part in (need.weights, need.kv_cache, need.overhead))
+        text += " · " + texts.memory_parts.format(*parts)
     return f'<div class="{"q-quiet" if fits else "q-error"}">{markup.escape(text)}</div>'
 
 
-def need_of(model_path: str) -> int | None:
-    """Bytes that a model of the menu or a folder of this machine needs; None for anything else. Reads files."""
+def need_of(model_path: str) -> int | MemoryNeed | None:
+    """What a model of the menu (bytes) or a folder of this machine needs; None for anything else. Reads files."""
     for entry in CATALOG:
         if entry.hub_id == model_path:
             return int(entry.memory_gib * GIB)
     try:
         folder = Path(model_path).expanduser()
-        return memory_needed(folder).total if model_path and folder.is_dir() else None
+        return memory_needed(folder) if model_path and folder.is_dir() else None
     except (QuartetError, OSError, ValueError):
         return None  # loading it says what is wrong
 

@@ -162,6 +162,9 @@ class Texts:
         "Choose a model from the menu, or type a folder or hub id.", "请从菜单选择模型，或填写目录或模型库 ID。"
     )
     memory = Both("needs about {need:.1f} GiB · {free:.1f} GiB free", "约需 {need:.1f} GiB · 可用 {free:.1f} GiB")
+    memory_parts = Both(
+        "weights {:.1f}, context {:.1f}, engine {:.1f} GiB", "权重 {:.1f}、上下文 {:.1f}、引擎 {:.1f} GiB"
+    )
     memory_short = Both(
         "needs about {need:.1f} GiB, but only {free:.1f} GiB are free",
         "约需 {need:.1f} GiB，但仅有 {free:.1f} GiB 可用",

@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests import checkpoints
 from tests.running_server import RunningServer
 from tests.scripted_engine import NAME, scripted_engine
 
@@ -81,6 +82,22 @@ def events_of(text: str) -> list[tuple[str, dict[str, Any]]]:
         name, data = block.split("\n")
         events.append((name.removeprefix("event: "), json.loads(data.removeprefix("data: "))))
     return events
+
+
+def test_a_folder_is_inspected_before_it_is_loaded(server: RunningServer, tmp_path: Path) -> None:
+    folder = str(checkpoints.untrained("Qwen3ForCausalLM"))
+    found = server.post("/api/models/inspect", json={"model_path": folder}).json()
+    assert (found["family"], found["kind"], found["native"]) == ("qwen", "qwen3", True)
+    assert found["context_length"] == checkpoints.CONTEXT_LENGTH
+    assert found["memory"]["weights"] > 1_000_000
+    assert found["memory"]["kv_cache"] > 0
+    assert found["fits"] == (
+        sum(found["memory"][part] for part in ("weights", "kv_cache", "overhead")) <= found["free"]
+    )
+    status, code, message = error_of(server.post("/api/models/inspect", json={"model_path": str(tmp_path)}))
+    assert (status, code) == (422, "model_unusable")
+    assert "config.json" in message
+    assert error_of(server.post("/api/models/inspect", json={"model_path": " "}))[0] == 400
 
 
 def test_unloading_without_a_model_is_no_error(server: RunningServer) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from backends.hardware import MemoryNeed
 from backends.models import ModelStatus
 from backends.types import Progress
 from rag.types import FileRecord
@@ -103,11 +104,16 @@ def test_the_rows_are_looked_at_often_only_while_something_happens() -> None:
 
 def test_memory_is_compared_before_anything_is_loaded() -> None:
     assert "needs about 2&#46;0 GiB" in memory_line(2 * GIB, 8 * GIB, ENGLISH)
+    parts = memory_line(MemoryNeed(3 * GIB, GIB, GIB), 8 * GIB, ENGLISH).replace("&#46;", ".").replace("&#44;", ",")
+    assert "needs about 5.0 GiB" in parts
+    assert "weights 3.0, context 1.0, engine 1.0 GiB" in parts
     assert "q-error" in memory_line(9 * GIB, 8 * GIB, ENGLISH)
     assert "8&#46;0 GiB" in memory_line(None, 8 * GIB, CHINESE)
 
 
 def test_the_need_of_a_folder_is_read_from_it(tmp_path: Path) -> None:
-    assert (need_of(str(checkpoints.untrained("Qwen2ForCausalLM"))) or 0) > 0
+    need = need_of(str(checkpoints.untrained("Qwen2ForCausalLM")))
+    assert isinstance(need, MemoryNeed)
+    assert need.weights > 0
     assert need_of("baichuan-inc/Baichuan2-13B-Chat") == int(30.8 * GIB)
     assert [need_of(path) for path in ("", "org/unknown", str(tmp_path), "a\0b", "/no/such")] == [None] * 5
