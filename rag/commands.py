@@ -32,7 +32,8 @@ def export_command(parser: ArgumentParser) -> Work:
     parser.add_argument("file", type=Path)
 
     def work(given: Namespace, at: Documents) -> str:
-        from rag.transfer import export_base, open_store
+        from rag.stores import open_store
+        from rag.transfer import export_base
 
         with closing(open_store(at.data_dir, at.database_url)) as store:
             done = export_base(store, at.data_dir, given.name, given.file.absolute())
@@ -48,7 +49,8 @@ def import_command(parser: ArgumentParser) -> Work:
 
     def work(given: Namespace, at: Documents) -> str:
         from rag.embeddings import WorkerEmbeddings
-        from rag.transfer import import_base, open_store
+        from rag.stores import open_store
+        from rag.transfer import import_base
 
         model = WorkerEmbeddings(at.embedding_model).name
         with closing(open_store(at.data_dir, at.database_url)) as store:
@@ -69,7 +71,7 @@ def evaluate_command(parser: ArgumentParser) -> Work:
         from rag.embeddings import WorkerEmbeddings
         from rag.evaluate import evaluate, plot, read_questions
         from rag.retriever import Retriever
-        from rag.transfer import open_store
+        from rag.stores import open_store
 
         questions = read_questions(given.questions)
         with (

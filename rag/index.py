@@ -121,11 +121,16 @@ class VectorIndex:
         return index if index._index.ntotal == head["rows"] else None
 
 
+def _lists(rows: int) -> int:
+    """How many clusters there are for so many rows."""
+    return max(1, int(2 * math.sqrt(rows)))
+
+
 def _clusters(dimension: int, rows: int) -> Any:
     """An empty approximate index for about this many rows."""
     import faiss
 
-    lists = max(1, int(2 * math.sqrt(rows)))
+    lists = _lists(rows)
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(dimension), dimension, lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
     )
@@ -136,8 +141,7 @@ def _clusters(dimension: int, rows: int) -> Any:
 
 def _learnt(rows: int, batches: Batches) -> Any:
     """Clusters learnt from rows taken evenly from all of them."""
-    lists = max(1, int(2 * math.sqrt(rows)))
-    step = max(1, rows // (_SAMPLE * lists))
+    step = max(1, rows // (_SAMPLE * _lists(rows)))
     position = 0
     sample = []
     for _, vectors in batches():

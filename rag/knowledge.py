@@ -208,11 +208,12 @@ class KnowledgeService:
         from rag.embeddings import WorkerEmbeddings
         from rag.ingest import Ingest
         from rag.retriever import Retriever
+        from rag.stores import open_store
 
         self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._lock = _lock_folder(self._data_dir)
         try:
-            store = self._open_store()
+            store: Store = open_store(self._data_dir, self._database_url)
         except BaseException:
             self._lock.close()
             raise
@@ -225,15 +226,6 @@ class KnowledgeService:
                 file.unlink()
         ingest = Ingest(store, embeddings, self._reading, self._remove)
         return _Parts(store, embeddings, ingest, Retriever(store, embeddings))
-
-    def _open_store(self) -> Store:
-        if self._database_url:
-            from rag.postgres_store import PostgresStore
-
-            return PostgresStore(self._database_url)
-        from rag.sqlite_store import SqliteStore
-
-        return SqliteStore(self._data_dir)
 
     def _close(self, parts: _Parts) -> None:
         parts.ingest.stop()

@@ -6,8 +6,8 @@ The subclass says how passages are filed for keyword search and how the nearest 
 from __future__ import annotations
 
 import datetime
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -95,13 +95,20 @@ class SqlStore:
             return [KnowledgeBase(*row) for row in db.execute(query)]
 
     def create_base(self, name: str) -> KnowledgeBase:
+        with self._new_base(name):
+            return KnowledgeBase(name, 0, 0)
+
+    @contextmanager
+    def _new_base(self, name: str) -> Iterator[tuple[Connection, int]]:
+        """The transaction and the id of a base that is being made. Raises Conflict when there is one of this name."""
         try:
             with self._db.write() as db:
                 db.execute(insert(knowledge_bases).values(name=name, version=0))
-                self._base_made(db, base_id_of(db, name))
+                base_id = base_id_of(db, name)
+                self._base_made(db, base_id)
+                yield db, base_id
         except IntegrityError:
             raise Conflict(f"There is already a knowledge base named “{name}”; choose another name.") from None
-        return KnowledgeBase(name, 0, 0)
 
     def delete_base(self, name: str) -> list[str]:
         with self._db.write() as db:
@@ -114,18 +121,12 @@ class SqlStore:
 
     def add_whole_base(self, name: str, whole: sql_whole.Whole) -> None:
         """A new base with all its files, or nothing. Raises Conflict when there is one of this name."""
-        try:
-            with self._db.write() as db:
-                db.execute(insert(knowledge_bases).values(name=name, version=0))
-                base_id = base_id_of(db, name)
-                self._base_made(db, base_id)
-                for file in whole:
-                    if sql_whole.add_file(db, base_id, file):
-                        self._file_words(db, base_id, file[0].id)
-                    self._keep(db, file[0].id, file[4])
-                version = sql_whole.changed(db, base_id)
-        except IntegrityError:
-            raise Conflict(f"There is already a knowledge base named “{name}”; choose another name.") from None
+        with self._new_base(name) as (db, base_id):
+            for file in whole:
+                if sql_whole.add_file(db, base_id, file):
+                    self._file_words(db, base_id, file[0].id)
+                self._keep(db, file[0].id, file[4])
+            version = sql_whole.changed(db, base_id)
         self._changed(base_id, version, added="")
 
     def whole_file(self, file_id: str) -> tuple[str, list[sql_whole.Passage], Vectors]:
@@ -385,11 +386,4 @@ class SqlStore:
                 removed.extend(db.scalars(select(passages.c.id).where(passages.c.file_id == row.id)))
                 self._unfile_words(db, base_id, row.id)
         db.execute(delete_from(files).where(files.c.id.in_(ids)))
-        version = db.scalar(
-            update(knowledge_bases)
-            .where(knowledge_bases.c.id == base_id)
-            .values(version=knowledge_bases.c.version + 1)
-            .returning(knowledge_bases.c.version)
-        )
-        assert version is not None  # noqa: S101  its file was there a moment ago
-        return version, removed
+        return sql_whole.changed(db, base_id), removed

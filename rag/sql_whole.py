@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-from sqlalchemy import Connection, func, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from rag.sql_rows import QUEUED, short
 from rag.store import NewFile, Vectors, files, knowledge_bases, passages, vectors
@@ -62,7 +62,11 @@ def add_file(db: Connection, base_id: int, whole: WholeFile) -> bool:
 
 def changed(db: Connection, base_id: int) -> int:
     """The next version of a base."""
-    db.execute(
-        update(knowledge_bases).where(knowledge_bases.c.id == base_id).values(version=knowledge_bases.c.version + 1)
+    version: int | None = db.scalar(
+        update(knowledge_bases)
+        .where(knowledge_bases.c.id == base_id)
+        .values(version=knowledge_bases.c.version + 1)
+        .returning(knowledge_bases.c.version)
     )
-    return db.scalar(select(func.max(knowledge_bases.c.version)).where(knowledge_bases.c.id == base_id)) or 0
+    assert version is not None  # noqa: S101  the base was there a moment ago
+    return version

@@ -29,17 +29,6 @@ class Transferred:
     waiting: int
 
 
-def open_store(data_dir: Path, database_url: str) -> SqlStore:
-    """The store of these settings. Raises QuartetError when it cannot be used."""
-    if database_url:
-        from rag.postgres_store import PostgresStore  # here: its driver is needed by nobody else
-
-        return PostgresStore(database_url)
-    from rag.sqlite_store import SqliteStore
-
-    return SqliteStore(data_dir)
-
-
 def export_base(store: SqlStore, data_dir: Path, name: str, target: Path) -> Transferred:
     """Raises NotFound for an unknown base, Conflict when `target` is there already."""
     name, passages, waiting = base_name(name), 0, 0

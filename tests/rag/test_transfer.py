@@ -16,7 +16,8 @@ import app
 from backends.errors import Conflict, InvalidRequest
 from rag.knowledge import KnowledgeService
 from rag.sqlite_store import SqliteStore
-from rag.transfer import export_base, import_base, open_store
+from rag.stores import open_store
+from rag.transfer import export_base, import_base
 from tests.postgres import Postgres
 from tests.rag.hashed_embeddings import HashedEmbeddings
 from tests.running_server import clean_environment
