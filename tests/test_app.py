@@ -1,4 +1,4 @@
-"""The door: flags and variables, what is said when it cannot start, and an orderly end."""
+"""The door: what is said when it cannot start, and an orderly end."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import socket
 import subprocess
 import sys
 import time
-import tomllib
 from pathlib import Path
 
 import httpx
@@ -17,10 +16,6 @@ import pytest
 
 import app
 from tests.running_server import ROOT, RunningServer, clean_environment, free_port, running_server
-
-
-def settings(*flags: str, **variables: str) -> app.Settings:
-    return app.read_settings(flags, variables)
 
 
 def started_wrongly(*flags: str, env: dict[str, str] | None = None) -> str:
@@ -34,54 +29,6 @@ def started_wrongly(*flags: str, env: dict[str, str] | None = None) -> str:
     assert "Traceback" not in run.stderr
     assert run.stderr.startswith("Quartet: ")
     return run.stderr
-
-
-def test_a_flag_wins_over_its_variable_and_a_variable_over_the_default() -> None:
-    assert settings().port == 8000
-    assert settings(QUARTET_PORT="9000").port == 9000
-    assert settings("--port", "9001", QUARTET_PORT="9000").port == 9001
-
-
-def test_every_flag_is_also_a_variable() -> None:
-    by_variable = settings(
-        QUARTET_HOST="127.0.0.2",
-        QUARTET_TOKEN="sesame",
-        QUARTET_DATA_DIR="/tmp/somewhere",
-        QUARTET_MODEL_PATH="Qwen/Qwen3-0.6B",
-        QUARTET_MODEL_TYPE="qwen",
-        QUARTET_BACKEND="vllm",
-        QUARTET_ENGINE_ARGS="--max-model-len 4096",
-        QUARTET_PRECISION="bfloat16",
-        QUARTET_EMBEDDING_MODEL="/models/bge",
-        QUARTET_DATABASE_URL="postgresql+psycopg://db/quartet",
-    )
-    assert by_variable.engine_args == ("--max-model-len", "4096")
-    assert (by_variable.host, by_variable.backend, by_variable.precision) == ("127.0.0.2", "vllm", "bfloat16")
-    assert (by_variable.model_path, by_variable.model_type) == ("Qwen/Qwen3-0.6B", "qwen")
-    assert by_variable.data_dir == Path("/tmp/somewhere")
-
-
-def test_engine_arguments_may_begin_with_dashes() -> None:
-    assert settings("--engine-args=--enforce-eager").engine_args == ("--enforce-eager",)
-    assert settings("--engine-args", "--max-num-seqs 4 --seed '1'").engine_args == (
-        "--max-num-seqs",
-        "4",
-        "--seed",
-        "1",
-    )
-
-
-def test_an_engine_url_chooses_the_backend() -> None:
-    assert settings("--engine-url", "http://gpu:8001/v1").backend == "openai"
-
-
-def test_secrets_are_not_in_the_text_form_of_the_settings() -> None:
-    secrets = {"QUARTET_ENGINE_KEY": "sesame", "QUARTET_DATABASE_URL": "postgresql://me:sesame@db/quartet"}
-    assert "sesame" not in repr(settings("--token", "sesame", **secrets))
-
-
-def test_the_version_is_that_of_the_project() -> None:
-    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"] == app.VERSION
 
 
 def test_the_help_names_every_flag_and_fits_a_terminal() -> None:
@@ -109,26 +56,9 @@ def test_the_help_names_every_flag_and_fits_a_terminal() -> None:
     assert max(len(line) for line in run.stdout.splitlines()) <= 115
 
 
-@pytest.mark.parametrize(
-    ("flags", "named"),
-    [
-        (("--port", "http"), "--port"),
-        (("--port", "70000"), "65535"),
-        (("--backend", "tensorflow"), "--backend"),
-        (("--backend", "openai"), "--engine-url"),
-        (("--backend", "vllm"), "--model-path"),
-        (("--backend", "vllm", "--model-path", "x", "--engine-url", "http://x"), "--engine-url"),
-        (("--engine-url", "gpu-box:8001"), "http://"),
-        (("--engine-url", "http://gpu-1:8001,gpu-2:8001"), "http://"),
-        (("--engine-args", "'open"), "quotation mark"),
-        (("--precision", "int3"), "--precision"),
-        (("--database-url", "mysql://db/quartet"), "SQLite"),
-        (("--modelpath", "x"), "--modelpath"),
-        (("--host", "nowhere.invalid"), "--host"),
-    ],
-)
-def test_a_wrong_value_is_one_sentence(flags: tuple[str, ...], named: str) -> None:
-    assert named in started_wrongly(*flags)
+@pytest.mark.parametrize(("flag", "value"), [("--port", "70000"), ("--host", "nowhere.invalid")])
+def test_a_wrong_flag_is_one_sentence(flag: str, value: str) -> None:
+    assert flag in started_wrongly(flag, value)
 
 
 def test_a_wrong_variable_is_one_sentence_too() -> None:
