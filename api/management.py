@@ -87,10 +87,11 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Menu:
-    """The models on offer, and the one in service."""
+    """The models on offer, the one in service, and the last lines that its engine wrote."""
 
     catalog: list[CatalogEntry]
     model: ModelStatus
+    log_tail: list[str]
 
 
 def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> APIRouter:
@@ -106,7 +107,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
 
     @routes.get("/models", tags=["models"], summary="The models on offer")
     async def menu() -> Menu:
-        return Menu(list(CATALOG), models.status)
+        return Menu(list(CATALOG), models.status, await models.log_tail())
 
     @routes.post("/models/inspect", tags=["models"], summary="What a folder holds, and whether it fits into memory")
     async def inspect(body: InspectModel) -> Inspection:

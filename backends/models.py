@@ -73,7 +73,6 @@ class ModelManager:
             serving=service is not None and (service.ready or service.asleep),
             in_flight=self._line.taken,
             waiting=self._line.waiting,
-            log_tail=self._newest.log_tail() if self._newest else (),
         )
 
     def _state(self) -> State:
@@ -86,6 +85,11 @@ class ModelManager:
         if self._error or (self._service is not None and not self._service.ready):
             return "failed"
         return "ready" if self._service is not None else "empty"
+
+    async def log_tail(self) -> list[str]:
+        """The last lines that the engine wrote, or the one that failed to start; from its log on disk."""
+        newest = self._newest
+        return await asyncio.to_thread(newest.log_tail) if newest is not None else []
 
     async def changes(self) -> AsyncGenerator[ModelStatus, None]:
         """The status now, then again after each change; a slow reader sees the newest and misses those between."""

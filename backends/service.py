@@ -201,5 +201,5 @@ class Service:
         if (close := getattr(model, "close", None)) is not None:
             await close()
 
-    def log_tail(self) -> tuple[str, ...]:
-        return tuple(self._engine.log_tail()) if self._engine is not None else ()
+    def log_tail(self) -> list[str]:
+        return self._engine.log_tail() if self._engine is not None else []

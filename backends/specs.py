@@ -58,7 +58,6 @@ class ModelStatus:
     progress: Progress | None
     error: str  # plain words of the last failed load or crash
     in_flight: int
-    log_tail: tuple[str, ...]
     serving: bool = False  # whether a question would be answered by the model in service
     waiting: int = 0  # questions that stand in line
 

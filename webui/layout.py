@@ -53,14 +53,14 @@ def build_page(
 
     async def refresh(seen: str) -> tuple[Any, ...]:
         # What a page shows already is not sent again: a tick without news costs a few hundred bytes.
-        status = models.status
-        state = repr(status)
+        status, log = models.status, await models.log_tail()
+        state = repr((status, log))
         if state == seen:
             return (gr.skip(),) * len(following)
         return (
             state,
             model_panel.pill(status, texts),
-            *model_panel.follow(status, texts),
+            *model_panel.follow(status, log, texts),
             *chat_tab.follow(status, texts),
             langchain_tab.follow(status, texts),
         )

@@ -196,12 +196,12 @@ def starter_loader(models: ModelManager, texts: Texts) -> Callable[[], Any]:
     return load_starter
 
 
-def follow(status: ModelStatus, texts: Texts) -> Sequence[Any]:
+def follow(status: ModelStatus, log: Sequence[str], texts: Texts) -> Sequence[Any]:
     """Updates of status, log, Load, Unload and the timer's pace for this state."""
     busy = status.state in ("loading", "restarting")
     return (
         status_card(status, texts),
-        "\n".join(status.log_tail),
+        "\n".join(log),
         gr.update(interactive=status.state != "loading"),
         gr.update(interactive=bool(status.name)),
         gr.Timer(BUSY_SECONDS if busy or status.in_flight else QUIET_SECONDS),

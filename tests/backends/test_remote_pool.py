@@ -230,7 +230,7 @@ async def test_the_manager_takes_several_addresses_and_tells_how_each_server_is(
         assert (status.state, status.name, status.serving) == ("ready", "m", True)
         answer = "".join([delta.text async for delta in manager.stream(QUESTION, SamplingParams())])
         assert answer == "a"
-        log = "\n".join(manager.status.log_tail)
+        log = "\n".join(await manager.log_tail())
         assert f"127.0.0.1:{b.port}: does not answer" in log
         assert f"127.0.0.1:{a.port}: answers" in log
         assert "has no model m; it has another" in log

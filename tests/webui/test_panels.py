@@ -14,13 +14,13 @@ from webui import chat_tab, langchain_tab, model_panel
 from webui.model_panel import GIB, memory_line, need_of, pill, status_card
 from webui.texts import CHINESE, ENGLISH
 
-EMPTY = ModelStatus("empty", "", "quote", "", None, "", None, "", 0, ())
-READY = ModelStatus("ready", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 2, ("up",), True, 3)
-ASLEEP = ModelStatus("asleep", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 0, (), True)
+EMPTY = ModelStatus("empty", "", "quote", "", None, "", None, "", 0)
+READY = ModelStatus("ready", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 2, True, 3)
+ASLEEP = ModelStatus("asleep", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "", None, "", 0, True)
 LOADING = ModelStatus(
-    "loading", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "/models/<b>new", Progress("loading", 3, 4), "", 0, ()
+    "loading", "org/Qwen3-0.6B", "transformers", "qwen", 40_960, "/models/<b>new", Progress("loading", 3, 4), "", 0
 )
-FAILED = ModelStatus("failed", "", "quote", "", None, "", None, "It holds no config.json: <choose> another.", 0, ())
+FAILED = ModelStatus("failed", "", "quote", "", None, "", None, "It holds no config.json: <choose> another.", 0)
 
 
 def test_no_model() -> None:
@@ -54,7 +54,7 @@ def test_a_failed_load_gives_its_reason_as_text() -> None:
 
 
 def test_a_lost_engine_needs_attention_and_a_failed_load_beside_one_that_serves_does_not() -> None:
-    lost = ModelStatus("failed", "old", "vllm", "", None, "", None, "The engine was lost.", 0, ())
+    lost = ModelStatus("failed", "old", "vllm", "", None, "", None, "The engine was lost.", 0)
     assert "Needs attention" in status_card(lost, ENGLISH)
     goes_on = replace(lost, error="No such folder.", serving=True)
     assert "Ready" in status_card(goes_on, ENGLISH)
@@ -69,7 +69,8 @@ def test_an_engine_that_is_asleep_is_as_good_as_ready() -> None:
 
 def test_buttons_and_pace_follow_the_state() -> None:
     def followed(status: ModelStatus) -> tuple[bool, bool, float]:
-        _, _, load, unload, timer = model_panel.follow(status, ENGLISH)
+        _, log, load, unload, timer = model_panel.follow(status, ["one", "two"], ENGLISH)
+        assert log == "one\ntwo"
         return load["interactive"], unload["interactive"], timer.value
 
     assert followed(EMPTY) == (True, False, model_panel.QUIET_SECONDS)
@@ -81,7 +82,7 @@ def test_the_chat_tab_offers_the_starter_only_while_nothing_is_there_or_on_its_w
     assert chat_tab.follow(EMPTY, ENGLISH)[0]["visible"] is True
     assert chat_tab.follow(FAILED, ENGLISH)[0]["visible"] is True
     assert chat_tab.follow(READY, ENGLISH)[0]["visible"] is False
-    first_load = ModelStatus("loading", "", "quote", "", None, "x", None, "", 0, ())
+    first_load = ModelStatus("loading", "", "quote", "", None, "x", None, "", 0)
     assert chat_tab.follow(first_load, ENGLISH)[0]["visible"] is False
 
 
