@@ -7,15 +7,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-
-import psutil
 
 from tests import checkpoints
 from tests.running_server import RunningServer, running_server
@@ -55,7 +51,7 @@ def run(server: RunningServer, clients: int) -> Outcome:
     for _ in threads:
         assert begun.acquire(timeout=120), "a stream did not begin"
     killed[0] = time.monotonic()
-    os.kill(engine_pid(server), signal.SIGKILL)
+    server.engine().kill()
     outcome.noticed = _until(server, killed[0], ready=False)
     outcome.back = _until(server, killed[0], ready=True)
     for thread in threads:
@@ -63,14 +59,6 @@ def run(server: RunningServer, clients: int) -> Outcome:
     answer = server.post("/", json={"prompt": "go on", "max_new_tokens": 3})
     assert answer.status_code == 200, answer.text
     return outcome
-
-
-def engine_pid(server: RunningServer) -> int:
-    """The process that holds the weights."""
-    for child in psutil.Process(server.process.pid).children(recursive=True):
-        if "backends.engines.transformers_server" in child.cmdline():
-            return int(child.pid)
-    raise AssertionError("no engine runs below the server")
 
 
 def _until(server: RunningServer, began: float, ready: bool) -> float:

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import httpx
+import psutil
 
 ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT = 90.0  # seconds; an import of Gradio on a busy machine
@@ -72,6 +73,13 @@ class RunningServer:
                 return model
             time.sleep(0.1)
         raise AssertionError(f"the model was not ready within {limit} s\n{self.log}")
+
+    def engine(self) -> psutil.Process:
+        """The process below it that holds the weights, of the transformers engine."""
+        for child in psutil.Process(self.process.pid).children(recursive=True):
+            if "backends.engines.transformers_server" in child.cmdline():
+                return child
+        raise AssertionError("no engine runs below the server")
 
     def stop(self) -> int:
         """End it as an operator would, and give its exit code."""

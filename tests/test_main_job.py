@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
 import pytest
 
 from tests import checkpoints, documents
@@ -25,13 +24,10 @@ KEEPER = "Old Marta keeps the bees."
 
 def engine_health(server: RunningServer) -> dict[str, Any]:
     """What the engine process below the server says of itself: tokens made so far, requests in flight."""
-    for child in psutil.Process(server.process.pid).children(recursive=True):
-        command = child.cmdline()
-        if "backends.engines.transformers_server" in command:
-            port = command[command.index("--port") + 1]
-            health: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, timeout=30).json()
-            return health
-    raise AssertionError("no engine runs below the server")
+    command = server.engine().cmdline()
+    port = command[command.index("--port") + 1]
+    health: dict[str, Any] = httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, timeout=30).json()
+    return health
 
 
 def upload(client: httpx.Client, base: str, files: dict[str, bytes], wait: bool = True) -> list[dict[str, Any]]:

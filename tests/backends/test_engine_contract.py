@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from backends.engines.base import Engine
 from backends.engines.remote import RemoteEngine
 from backends.engines.transformers import TransformersEngine
 from backends.engines.vllm import VllmEngine, VllmOptions, vllm_python
@@ -27,27 +28,32 @@ BEES = "Who keeps the bees?"
 
 
 @asynccontextmanager
-async def _transformers(logs: Path) -> AsyncIterator[OpenAIChatModel]:
-    engine = TransformersEngine(await asyncio.to_thread(knows_by_heart), "by-heart", "auto", logs)
+async def _started(engine: Engine) -> AsyncIterator[OpenAIChatModel]:
     try:
         model = await engine.start(lambda progress: None)
+        assert isinstance(model, OpenAIChatModel)
         yield model
         await model.close()
     finally:
         await engine.stop()
 
 
+async def _transformers_engine(logs: Path) -> TransformersEngine:
+    return TransformersEngine(await asyncio.to_thread(knows_by_heart), "by-heart", "auto", logs)
+
+
+@asynccontextmanager
+async def _transformers(logs: Path) -> AsyncIterator[OpenAIChatModel]:
+    async with _started(await _transformers_engine(logs)) as model:
+        yield model
+
+
 @asynccontextmanager
 async def _remote(logs: Path) -> AsyncIterator[OpenAIChatModel]:
     """A server that somebody else started, known by its URL and key."""
-    behind = TransformersEngine(await asyncio.to_thread(knows_by_heart), "by-heart", "auto", logs)
-    try:
-        await behind.start(lambda progress: None)
-        model = await RemoteEngine(behind._server.base_url, behind._server.key, "").start(lambda progress: None)
+    behind = await _transformers_engine(logs)
+    async with _started(behind), _started(RemoteEngine(behind._server.base_url, behind._server.key, "")) as model:
         yield model
-        await model.close()
-    finally:
-        await behind.stop()
 
 
 @asynccontextmanager
@@ -57,12 +63,8 @@ async def _vllm(logs: Path) -> AsyncIterator[OpenAIChatModel]:
     flags = ("--enforce-eager", "--max-model-len", str(CONTEXT_LENGTH), "--dtype", "float32")
     options = VllmOptions(vllm_python(), engine_args=flags, kv_bytes=1)
     engine = VllmEngine(await asyncio.to_thread(knows_by_heart), "by-heart", logs / "vllm.log", options)
-    try:
-        model = await engine.start(lambda progress: None)
+    async with _started(engine) as model:
         yield model
-        await model.close()
-    finally:
-        await engine.stop()
 
 
 ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[OpenAIChatModel]]] = {

@@ -25,14 +25,6 @@ GREEDY = Sampling(do_sample=False, temperature=1.0, top_k=0, top_p=1.0, repetiti
 SMALL = CacheSize(blocks=64, batch_tokens=96, requests=16)
 
 
-@pytest.fixture(autouse=True)
-def _few_threads() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture
 def batcher() -> Iterator[Callable[..., Batcher]]:
     """A function that makes a Batcher; its thread ends with the test."""
