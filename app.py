@@ -99,6 +99,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     from api.serving import Server
     from backends.errors import QuartetError
     from backends.models import EngineSettings, ModelManager, ModelSpec
+    from backends.types import Patience
     from webui.page import PageSettings, mount_page
 
     engines = EngineSettings(
@@ -110,6 +111,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         max_in_flight=settings.max_in_flight,
         max_waiting=settings.max_waiting,
         idle_timeout=settings.idle_timeout,
+        patience=Patience(settings.first_token_timeout, settings.token_timeout),
         vllm_python=settings.vllm_python,
     )
     models = ModelManager(engines)

@@ -52,6 +52,8 @@ class Settings:
     max_in_flight: int
     max_waiting: int
     idle_timeout: float
+    first_token_timeout: float
+    token_timeout: float
     vllm_python: str
     embedding_model: str
     log_format: str
@@ -100,6 +102,8 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--max-in-flight", type=_count, default=128, metavar="N", help="answers given at once (default: 128)")  # fmt: skip  # noqa: E501
     model.add_argument("--max-waiting", type=_count, default=256, metavar="N", help="questions in line behind them; more are told to come back later (default: 256)")  # fmt: skip  # noqa: E501
     model.add_argument("--idle-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="after so long without a question the model gives its memory back, until the next one; 0: never (default: 0)")  # fmt: skip  # noqa: E501
+    model.add_argument("--first-token-timeout", type=_patience, default=300.0, metavar="SECONDS", help="a question whose answer has not begun after so long is given up (default: 300)")  # fmt: skip  # noqa: E501
+    model.add_argument("--token-timeout", type=_patience, default=60.0, metavar="SECONDS", help="an answer in which nothing new came for so long is given up (default: 60)")  # fmt: skip  # noqa: E501
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model (default: a small English one that is built in)")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
@@ -128,6 +132,12 @@ def _seconds(text: str) -> float:
         seconds = -1.0
     if not 0 <= seconds < 1e9:
         raise argparse.ArgumentTypeError(f"seconds, 0 or more, not '{text}'")
+    return seconds
+
+
+def _patience(text: str) -> float:
+    if (seconds := _seconds(text)) == 0:
+        raise argparse.ArgumentTypeError("seconds, more than 0: nothing answers at once")
     return seconds
 
 
@@ -174,6 +184,8 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         max_in_flight=given.max_in_flight,
         max_waiting=given.max_waiting,
         idle_timeout=given.idle_timeout,
+        first_token_timeout=given.first_token_timeout,
+        token_timeout=given.token_timeout,
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
         embedding_model=given.embedding_model,
         log_format=given.log_format,

@@ -15,7 +15,7 @@ import orjson
 from backends.errors import EngineFailed, InvalidRequest, QuartetError
 from backends.openai_wire import Answer, Body, lost, nonsense, refusal, request_body, too_slow
 from backends.thinking import ThoughtSplitter
-from backends.types import Delta, Message, SamplingParams
+from backends.types import Delta, Message, Patience, SamplingParams
 
 if TYPE_CHECKING:
     import aiohttp
@@ -32,7 +32,7 @@ class OpenAIChatModel:
     """A ChatModel over `base_url` (it ends in /v1). `prepared` may change each request body (a dialect).
 
     `context_length` is what the server says that it takes, in tokens; `opens_thought` says that the model's prompts end
-    inside a thought; the timeouts are in seconds.
+    inside a thought.
     """
 
     def __init__(
@@ -44,15 +44,13 @@ class OpenAIChatModel:
         *,
         context_length: int | None = None,
         opens_thought: bool = False,
-        first_token_timeout: float = 300.0,
-        idle_timeout: float = 60.0,
+        patience: Patience | None = None,
     ) -> None:
         self.context_length = context_length
         self._root, self._model, self._key = base_url.rstrip("/"), model, api_key
         self._prepared = prepared
         self._opens_thought = opens_thought
-        self._first_token_timeout = first_token_timeout
-        self._idle_timeout = idle_timeout
+        self._patience = patience or Patience()
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -67,7 +65,7 @@ class OpenAIChatModel:
         """
         body = request_body(self._model, messages, params)
         answer = Answer(ThoughtSplitter(self._opens_thought and _may_think(params)))
-        deadline = asyncio.get_running_loop().time() + self._first_token_timeout
+        deadline = asyncio.get_running_loop().time() + self._patience.first_token
         url = self._root + ("/completions" if params.raw else "/chat/completions")
         response = await self._send(url, orjson.dumps(self._prepared(body) if self._prepared else body), deadline)
         try:
@@ -75,7 +73,7 @@ class OpenAIChatModel:
                 if params.raw and response.status in (404, 405):
                     raise InvalidRequest("The engine in service completes no plain text: use /v1/chat/completions.")
                 raise await _refusal(response, deadline)
-            reader = _Reader(response.content, answer, deadline, self._first_token_timeout, self._idle_timeout)
+            reader = _Reader(response.content, answer, deadline, self._patience)
             while data := await reader.read():
                 for delta in answer.feed(data):
                     yield delta
@@ -102,7 +100,7 @@ class OpenAIChatModel:
                 "The connection to the engine broke before it answered; try again in a moment."
             ) from error
         except TimeoutError as error:
-            raise too_slow(self._first_token_timeout) from error
+            raise too_slow(self._patience.first_token) from error
 
     async def _opened(self) -> aiohttp.ClientSession:
         """The session, which uses no proxy of the environment, keeps no cookie, unpacks nothing."""
@@ -147,11 +145,10 @@ def new_client(base_url: str, api_key: str = "") -> httpx.AsyncClient:
 class _Reader:
     """The body of one response as it arrives, within its limits of size and time."""
 
-    def __init__(
-        self, content: aiohttp.StreamReader, answer: Answer, deadline: float, patience: float, idle_timeout: float
-    ) -> None:
-        self._content, self._answer, self._idle_timeout = content, answer, idle_timeout
-        self._deadline, self._patience = deadline, patience  # until then something must come; how long that was
+    def __init__(self, content: aiohttp.StreamReader, answer: Answer, deadline: float, patience: Patience) -> None:
+        self._content, self._answer = content, answer
+        # Until then something must come; how long that was, and how long it is after each event.
+        self._deadline, self._waited, self._next = deadline, patience.first_token, patience.next_token
         self._events, self._received = 0, 0
 
     async def read(self) -> bytes:
@@ -165,7 +162,7 @@ class _Reader:
         except TimeoutError as error:
             if self._answer.complete:
                 return b""
-            raise too_slow(self._patience) from error
+            raise too_slow(self._waited) from error
         except (aiohttp.ClientError, ConnectionError) as error:
             if self._answer.complete:
                 return b""
@@ -179,8 +176,8 @@ class _Reader:
         """Only events are a sign of life."""
         now = asyncio.get_running_loop().time()
         if self._answer.events > self._events:
-            self._events, self._patience = self._answer.events, self._idle_timeout
-            self._deadline = now + self._idle_timeout
+            self._events, self._waited = self._answer.events, self._next
+            self._deadline = now + self._next
         if self._answer.complete:
             self._deadline = min(self._deadline, now + _USAGE_SECONDS)
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from backends.engines.base import Engine
-from backends.types import Progress
+from backends.types import Patience, Progress
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class EngineSettings:
     max_in_flight: int = 128
     max_waiting: int = 256
     idle_timeout: float = 0.0
+    patience: Patience = field(default_factory=Patience)
 
 
 @dataclass(frozen=True)

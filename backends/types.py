@@ -98,6 +98,14 @@ class Delta:
 
 
 @dataclass(frozen=True)
+class Patience:
+    """How long an engine is waited for, in seconds: until the first token of an answer, and between its tokens."""
+
+    first_token: float = 300.0
+    next_token: float = 60.0
+
+
+@dataclass(frozen=True)
 class Progress:
     """How far a long job is: a stage such as "downloading", and `done` of `total` in its unit (0 = unknown)."""
 

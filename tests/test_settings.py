@@ -76,6 +76,8 @@ def test_the_version_is_that_of_the_project() -> None:
         (("--engine-url", "http://gpu-1:8001,gpu-2:8001"), "http://"),
         (("--engine-args", "'open"), "quotation mark"),
         (("--precision", "int3"), "--precision"),
+        (("--idle-timeout", "soon"), "seconds, 0 or more"),
+        (("--token-timeout", "0"), "more than 0"),
         (("--database-url", "mysql://db/quartet"), "SQLite"),
         (("--modelpath", "x"), "--modelpath"),
     ],

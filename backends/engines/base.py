@@ -13,7 +13,7 @@ Report = Callable[[Progress], None]
 class Engine(Protocol):
     """One way to serve one model. Started once and stopped once; a restart is a new engine."""
 
-    backend: str  # "transformers" | "vllm" | "openai" | "quote"
+    backend: str  # "transformers" | "vllm" | "openai"
 
     async def start(self, report: Report) -> ChatModel:
         """The model, ready to answer. Raises EngineFailed or ModelUnusable with the reason in plain words."""

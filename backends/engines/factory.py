@@ -38,8 +38,8 @@ def engine_maker(
     if backend == "vllm":
         log_file = settings.data_dir / "logs" / f"vllm-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.log"
         python = vllm_python(settings.vllm_python)
-        options = VllmOptions(python, settings.precision, settings.engine_args, kv_bytes)
+        options = VllmOptions(python, settings.precision, settings.engine_args, kv_bytes, settings.patience)
         return partial(VllmEngine, folder, name, log_file, options)
     from backends.engines.transformers import TransformersEngine
 
-    return partial(TransformersEngine, folder, name, settings.precision, settings.data_dir)
+    return partial(TransformersEngine, folder, name, settings.precision, settings.data_dir, settings.patience)

@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 
-from backends.engines.base import Report
 from backends.errors import NoModelLoaded
 from backends.types import Delta, Message, Quotation, SamplingParams, Usage
 
@@ -40,25 +39,6 @@ _LABEL_EN = "**Quoted from your documents** (no language model is loaded, so not
 _LABEL_ZH = "**以下内容直接引自您的文档**（当前没有加载语言模型，没有任何生成的文字）："
 _NOTHING_CLOSE_EN = "No sentence shares a word with your question; these passages come closest in meaning:"
 _NOTHING_CLOSE_ZH = "没有句子与问题用词相同；以下段落在语义上最接近："
-
-
-class QuoteEngine:
-    """The engine that is always there."""
-
-    backend = "quote"
-
-    async def start(self, report: Report) -> QuoteModel:
-        return QuoteModel()
-
-    async def stop(self) -> None:
-        return None
-
-    async def ended(self) -> str:
-        await asyncio.Event().wait()
-        return ""
-
-    def log_tail(self) -> list[str]:
-        return []
 
 
 class QuoteModel:

@@ -13,7 +13,7 @@ from backends.engines.remote import served_model
 from backends.engines.server import Launch, LocalServer
 from backends.openai_client import OpenAIChatModel
 from backends.thinking import opens_thought
-from backends.types import Progress
+from backends.types import Patience, Progress
 
 _ROOT = Path(__file__).resolve().parents[2]
 
@@ -23,8 +23,10 @@ class TransformersEngine:
 
     backend = "transformers"
 
-    def __init__(self, folder: Path, name: str, precision: str, data_dir: Path) -> None:
-        self._folder, self._name, self._precision = folder, name, precision
+    def __init__(
+        self, folder: Path, name: str, precision: str, data_dir: Path, patience: Patience | None = None
+    ) -> None:
+        self._folder, self._name, self._precision, self._patience = folder, name, precision, patience
         log_file = data_dir / "logs" / f"transformers-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.log"
         self._server = LocalServer(self._launch, log_file, _nothing_in)
 
@@ -35,7 +37,7 @@ class TransformersEngine:
         served = await served_model(self._server.base_url, self._server.key)
         return OpenAIChatModel(
             self._server.base_url, self._name, self._server.key, context_length=served.context_length,
-            opens_thought=await asyncio.to_thread(opens_thought, self._folder),
+            opens_thought=await asyncio.to_thread(opens_thought, self._folder), patience=self._patience,
         )  # fmt: skip
 
     def _launch(self, port: int, key: str) -> Launch:

@@ -9,7 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.engines.base import Report
@@ -21,7 +21,7 @@ from backends.families import recognise
 from backends.hardware import GIB, Gpu, gpus
 from backends.openai_client import OpenAIChatModel
 from backends.thinking import opens_thought
-from backends.types import Progress
+from backends.types import Patience, Progress
 
 _ROOT = Path(__file__).resolve().parents[2]
 # What stays free of a GPU beside vLLM, for the driver and the embedding model.
@@ -56,6 +56,7 @@ class VllmOptions:
     precision: str = "auto"
     engine_args: tuple[str, ...] = ()
     kv_bytes: int = 0
+    patience: Patience = field(default_factory=Patience)
 
 
 class VllmEngine:
@@ -78,11 +79,10 @@ class VllmEngine:
         self._family = await asyncio.to_thread(_is_of_the_families, self._folder)
         await self._server.start(report)
         served = await served_model(self._server.base_url, self._server.key)
-        length = served.context_length
-        opens = await asyncio.to_thread(opens_thought, self._folder)
         return OpenAIChatModel(
-            self._server.base_url, self._name, self._server.key, context_length=length, opens_thought=opens
-        )
+            self._server.base_url, self._name, self._server.key, context_length=served.context_length,
+            opens_thought=await asyncio.to_thread(opens_thought, self._folder), patience=self._options.patience,
+        )  # fmt: skip
 
     def _launch(self, port: int, key: str) -> Launch:
         extra = self._options.engine_args

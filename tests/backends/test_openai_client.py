@@ -13,7 +13,7 @@ import pytest
 from backends import openai_client, openai_wire
 from backends.errors import Busy, EngineFailed, InvalidRequest, QuartetError
 from backends.openai_client import OpenAIChatModel
-from backends.types import Delta, Message, SamplingParams, Usage
+from backends.types import Delta, Message, Patience, SamplingParams, Usage
 from tests.backends.loopback import listening
 
 HELLO = [Message("system", "Be brief."), Message("user", "Hello")]
@@ -284,12 +284,12 @@ async def test_a_server_that_is_not_there() -> None:
 
 
 async def test_a_server_that_says_nothing_is_given_up() -> None:
-    error = await failure(sends(b"", pause=30), first_token_timeout=0.3)
+    error = await failure(sends(b"", pause=30), patience=Patience(first_token=0.3))
     assert "sent nothing for" in error.message
 
 
 async def test_pings_are_no_sign_of_life() -> None:
-    error = await failure(sends(event("word"), *[b": ping\n\n"] * 300, pause=0.05), idle_timeout=0.4)
+    error = await failure(sends(event("word"), *[b": ping\n\n"] * 300, pause=0.05), patience=Patience(next_token=0.4))
     assert isinstance(error, EngineFailed)
     assert "sent nothing for" in error.message
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from backends.engines.quote import QuoteEngine, QuoteModel, best_sentences, sentences
+from backends.engines.quote import QuoteModel, best_sentences, sentences
 from backends.errors import NoModelLoaded
 from backends.types import Delta, Message, Quotation, SamplingParams
 
@@ -65,13 +65,6 @@ async def test_without_passages_it_says_what_to_do() -> None:
         await answer("Hello!")
     with pytest.raises(NoModelLoaded):
         [delta async for delta in QuoteModel().stream([], SamplingParams())]
-
-
-async def test_the_engine_starts_at_once_and_needs_no_log() -> None:
-    engine = QuoteEngine()
-    assert isinstance(await engine.start(lambda progress: None), QuoteModel)
-    await engine.stop()
-    assert (engine.backend, engine.log_tail()) == ("quote", [])
 
 
 def test_a_rare_word_counts_more_than_a_common_one() -> None:
