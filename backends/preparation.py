@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends import hub
-from backends.engines.base import Engine, Report
+from backends.engines.base import Report
 from backends.engines.factory import choose_backend, engine_maker
-from backends.engines.remote import RemoteEngine
-from backends.engines.remote_pool import RemotePool, served_by_any, server_roots
+from backends.engines.remote import RemoteEngine, served_by_any, server_roots
 from backends.errors import InvalidRequest
 from backends.hardware import check_fits, memory_free, memory_needed
 from backends.job import run_job
@@ -66,9 +64,7 @@ async def _remote(spec: ModelSpec, settings: EngineSettings, report: Report) -> 
     report(Progress("asking the server for its models"))
     roots, key = server_roots(settings.engine_url), settings.engine_key
     served = await served_by_any(roots, key, spec.model_path)
-    engine: Callable[[], Engine] = partial(RemotePool, roots, key, served.name)
-    if len(roots) == 1:
-        engine = partial(RemoteEngine, roots[0], key, served.name)
+    engine = partial(RemoteEngine, roots, key, served.name, settings.patience)
     return Candidate(spec, served.name, "openai", "", served.context_length, 0, engine)
 
 

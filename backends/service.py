@@ -35,7 +35,7 @@ class Service:
     ) -> None:
         self.candidate = candidate
         self.in_flight = 0
-        self.error = ""
+        self._error = ""
         self.asleep = False  # the engine was idle and gave its memory back; the next stream starts it again
         # What runs elsewhere takes no memory here that could be given back.
         self._idle_timeout = idle_timeout if candidate.memory else 0.0
@@ -53,7 +53,16 @@ class Service:
 
     @property
     def ready(self) -> bool:
-        return self._model is not None
+        return self._model is not None and not self._trouble
+
+    @property
+    def error(self) -> str:
+        """Why it is not ready, or was not a moment ago, in plain words."""
+        return self._error or self._trouble
+
+    @property
+    def _trouble(self) -> str:
+        return self._engine.trouble if self._engine is not None else ""
 
     @property
     def restarting(self) -> bool:
@@ -66,7 +75,7 @@ class Service:
 
     async def start(self, report: Report) -> None:
         """Start the engine and keep it alive from then on. Raises EngineFailed or ModelUnusable."""
-        self.error, self._report = "", report
+        self._error, self._report = "", report
         await self._start_engine(report)
         self._keeper = asyncio.create_task(self._keep(report))
         self._doze_when_idle()
@@ -115,7 +124,7 @@ class Service:
         self._changed(f"The engine failed{times} and is not restarted any more; load the model again. Reason: {reason}")
 
     def _changed(self, error: str) -> None:
-        self.error = error
+        self._error = error
         self._on_change()
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
@@ -126,7 +135,7 @@ class Service:
             if self._idle_timeout:
                 await self._awake()
             if self._model is None:
-                raise EngineFailed(self.error or "The engine is not running.")
+                raise EngineFailed(self._error or "The engine is not running.")
             async with aclosing(self._model.stream(messages, params)) as deltas:
                 async for delta in deltas:
                     yield delta

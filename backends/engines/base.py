@@ -15,6 +15,11 @@ class Engine(Protocol):
 
     backend: str  # "transformers" | "vllm" | "openai"
 
+    @property
+    def trouble(self) -> str:
+        """Why it cannot answer just now though it has not ended, in plain words; "" while it can."""
+        ...
+
     async def start(self, report: Report) -> ChatModel:
         """The model, ready to answer. Raises EngineFailed or ModelUnusable with the reason in plain words."""
         ...

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from backends.engines.base import Report
-from backends.engines.remote import served_model
+from backends.engines.remote_server import served_model
 from backends.engines.server import Launch, LocalServer
 from backends.openai_client import OpenAIChatModel
 from backends.thinking import opens_thought
@@ -22,6 +22,7 @@ class TransformersEngine:
     """Serves the model in `folder` as `name`, on the GPU where there is one, else on the CPU."""
 
     backend = "transformers"
+    trouble = ""  # a process of ours that cannot answer is ended, and told by `ended`
 
     def __init__(
         self, folder: Path, name: str, precision: str, data_dir: Path, patience: Patience | None = None

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from backends.engines.base import Report
-from backends.engines.remote import served_model
+from backends.engines.remote_server import served_model
 from backends.engines.server import Launch, LocalServer
 from backends.engines.vllm_plugin import TOKENIZER_MODE
 from backends.errors import EngineFailed, ModelUnusable
@@ -63,6 +63,7 @@ class VllmEngine:
     """Serves the model in `folder` as `name`."""
 
     backend = "vllm"
+    trouble = ""  # a process of ours that cannot answer is ended, and told by `ended`
 
     def __init__(self, folder: Path, name: str, log_file: Path, options: VllmOptions) -> None:
         self._folder, self._name, self._options = folder, name, options

@@ -31,6 +31,7 @@ class ScriptedEngine:
     """The scripted server as an engine; `how` is read at each start, so that a test can change it."""
 
     backend = "scripted"
+    trouble = ""
 
     def __init__(self, name: str, how: dict[str, str], log_file: Path) -> None:
         self.name, self.how = name, how
