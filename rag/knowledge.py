@@ -1,26 +1,22 @@
 """Knowledge bases as the page and the API see them: files in, states, search. Async outside, threads inside.
 
-Owns the data folder: the lock that keeps a second app out and, where documents are not in a shared database, the
-database and the bytes of the files under random ids.
+What it promises about names, limits and bytes holds for every store; the work on a file is rag.ingest's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
-import hashlib
 import os
 import secrets
-import shutil
 import threading
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import TYPE_CHECKING
 
-from backends.errors import Busy, Conflict, InvalidRequest, QuartetError, StorageFull, TooLarge
+from backends.errors import Busy, InvalidRequest, QuartetError, StorageFull, TooLarge
+from rag.data_folder import DataFolder, copy_durably
 from rag.names import base_name, file_label
 from rag.ranking import THRESHOLD
 from rag.types import FileRecord, Hit, KnowledgeBase
@@ -38,7 +34,6 @@ Files = list[FileRecord]
 Hits = list[Hit]
 
 _MIB = 1024 * 1024
-_DOWNLOAD = 600.0  # seconds that the copy of a file for a download is kept
 _TEXTS_AT_ONCE = 32  # of a call for vectors; between two such lots it can be given up
 
 
@@ -68,10 +63,8 @@ class KnowledgeService:
         self._data_dir = data_dir
         self._database_url = database_url
         self._embeddings = embeddings
-        self._files = data_dir / "files"
         self._embedding_model = embedding_model
         self._limits = limits or Limits()
-        self._lock: IO[bytes] | None = None
         self._parts: _Parts | None = None
 
     async def start(self) -> None:
@@ -88,8 +81,6 @@ class KnowledgeService:
         parts, self._parts = self._parts, None
         if parts:
             await asyncio.to_thread(self._close, parts)
-        if self._lock:
-            self._lock.close()
 
     async def list(self) -> Bases:
         return await asyncio.to_thread(self._open_parts.store.bases)
@@ -127,7 +118,8 @@ class KnowledgeService:
         """Where the bytes of a file are, and its name. From a shared database they come as a copy, which is taken away
         after a while."""
         record = await self.file(base, file_id)
-        return await asyncio.to_thread(self._copy_of, record.id), record.name
+        parts = self._open_parts
+        return await asyncio.to_thread(parts.folder.download, parts.store, record.id), record.name
 
     async def wait(self, base: str, ids: Sequence[str]) -> Files:
         """Returns when each file is searchable or failed. One that was deleted or replaced meanwhile is left out."""
@@ -210,22 +202,17 @@ class KnowledgeService:
         from rag.retriever import Retriever
         from rag.stores import open_store
 
-        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
-        self._lock = _lock_folder(self._data_dir)
+        folder = DataFolder(self._data_dir)
         try:
             store: Store = open_store(self._data_dir, self._database_url)
+            embeddings = self._embeddings or WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
+            store.use_embedding_model(embeddings.name)
+            folder.sweep(store)
         except BaseException:
-            self._lock.close()
+            folder.close()
             raise
-        embeddings = self._embeddings or WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
-        store.use_embedding_model(embeddings.name)
-        # A crash between the bytes and their record leaves bytes that are nobody's.
-        known = set() if store.keeps_bytes else store.file_ids()
-        for file in self._files.iterdir():
-            if file.name not in known:
-                file.unlink()
-        ingest = Ingest(store, embeddings, self._reading, self._remove)
-        return _Parts(store, embeddings, ingest, Retriever(store, embeddings))
+        ingest = Ingest(store, embeddings, lambda file_id: folder.reading(store, file_id), folder.remove)
+        return _Parts(folder, store, embeddings, ingest, Retriever(store, embeddings))
 
     def _close(self, parts: _Parts) -> None:
         parts.ingest.stop()
@@ -233,37 +220,7 @@ class KnowledgeService:
             parts.embeddings.close()
         parts.ingest.join(timeout=5)
         parts.store.close()
-
-    def _bytes_of(self, file_id: str) -> Path:
-        return self._files / file_id
-
-    def _remove(self, file_id: str) -> None:
-        self._bytes_of(file_id).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def _reading(self, file_id: str) -> Iterator[Path]:
-        """The bytes of a file; a copy of them is gone at the end."""
-        if not self._open_parts.store.keeps_bytes:
-            yield self._bytes_of(file_id)
-            return
-        copy = self._files / f"{file_id}-{secrets.token_hex(8)}"
-        try:
-            self._open_parts.store.read_content(file_id, copy)
-            yield copy
-        finally:
-            copy.unlink(missing_ok=True)
-
-    def _copy_of(self, file_id: str) -> Path:
-        if not self._open_parts.store.keeps_bytes:
-            return self._bytes_of(file_id)
-        # What somebody once asked for must not stay here when the file is deleted at another app.
-        for old in self._files.glob("download-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - old.stat().st_mtime > _DOWNLOAD:
-                    old.unlink()
-        copy = self._files / f"download-{secrets.token_hex(16)}"
-        self._open_parts.store.read_content(file_id, copy)
-        return copy
+        parts.folder.close()
 
     def _add_file(self, base: str, name: str, source: Path) -> FileRecord:
         from rag.store import NewFile
@@ -275,14 +232,15 @@ class KnowledgeService:
                 f"“{name}” has {size / _MIB:.0f} MiB; a file may have {self._limits.file_size / _MIB:.0f} MiB. "
                 "Split it, or raise the limit."
             )
-        self._check_room(size)
+        folder = self._open_parts.folder
+        folder.check_room(size, self._limits.free_space)
         if store.waiting() >= self._limits.waiting:
             raise Busy(f"{self._limits.waiting} files are waiting already; upload more when some are done.", 60)
         store.files(base)  # an unknown base is told before anything is copied
         file_id = secrets.token_hex(16)
-        path = self._bytes_of(file_id)
+        path = folder.place(file_id)
         try:
-            size, digest = _copy(source, path)
+            size, digest = copy_durably(source, path)
             record = store.add_file(base, NewFile(file_id, name, size, digest), path)
         except OSError as error:
             path.unlink(missing_ok=True)
@@ -296,17 +254,9 @@ class KnowledgeService:
             path.unlink()
         return record
 
-    def _check_room(self, size: int) -> None:
-        free = shutil.disk_usage(self._files).free
-        if free - size < self._limits.free_space:
-            raise StorageFull(
-                f"The disk has {free // _MIB} MiB left and {self._limits.free_space // _MIB} MiB must stay free; "
-                "free some space and upload again."
-            )
-
     def _delete_file(self, base: str, file_id: str) -> None:
         self._open_parts.store.delete_file(base, file_id)
-        self._remove(file_id)
+        self._open_parts.folder.remove(file_id)
 
     def _cancel(self, base: str, file_id: str) -> FileRecord:
         store = self._open_parts.store
@@ -316,11 +266,12 @@ class KnowledgeService:
 
     def _delete_base(self, base: str) -> None:
         for file_id in self._open_parts.store.delete_base(base):
-            self._remove(file_id)
+            self._open_parts.folder.remove(file_id)
 
 
 @dataclass(frozen=True)
 class _Parts:
+    folder: DataFolder
     store: Store
     embeddings: PassageEmbeddings
     ingest: Ingest
@@ -330,34 +281,3 @@ class _Parts:
 def _warm_up(embeddings: PassageEmbeddings) -> None:
     with contextlib.suppress(QuartetError):  # told to the one who searches or uploads
         _ = embeddings.description
-
-
-def _lock_folder(folder: Path) -> IO[bytes]:
-    """Kept as long as the process lives; the system lets go of it however that ends."""
-    lock = (folder / "lock").open("wb")
-    try:
-        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        lock.close()
-        raise Conflict(
-            f"Another Quartet is using the folder {folder}. Stop it, or start this one with another --data-dir."
-        ) from None
-    return lock
-
-
-def _copy(source: Path, target: Path) -> tuple[int, str]:
-    """Copies and makes sure of it. Returns the size in bytes and the SHA-256 in hex."""
-    digest = hashlib.sha256()
-    size = 0
-    with source.open("rb") as read, target.open("xb") as write:
-        while block := read.read(_MIB):
-            digest.update(block)
-            size += write.write(block)
-        write.flush()
-        os.fsync(write.fileno())
-    folder = os.open(target.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-    return size, digest.hexdigest()

@@ -1,0 +1,118 @@
+"""The data folder: the lock that keeps a second app out, and the bytes of files under random ids. Knows no state.
+
+Where a shared database keeps the bytes, what lies here is only copies, for as long as somebody reads them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING
+
+from backends.errors import Conflict, StorageFull
+
+if TYPE_CHECKING:
+    from rag.store import Store
+
+_MIB = 1024 * 1024
+_DOWNLOAD = 600.0  # seconds that the copy of a file for a download is kept
+
+
+class DataFolder:
+    """One app's folder, locked until close(). Raises Conflict when another process has it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._files = path / "files"
+        self._files.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._lock = _lock(path)
+
+    def close(self) -> None:
+        self._lock.close()
+
+    def sweep(self, store: Store) -> None:
+        """A crash between the bytes and their record leaves bytes that are nobody's."""
+        known = set() if store.keeps_bytes else store.file_ids()
+        for file in self._files.iterdir():
+            if file.name not in known:
+                file.unlink()
+
+    def place(self, file_id: str) -> Path:
+        """Where the bytes of a file are, or are to be."""
+        return self._files / file_id
+
+    def remove(self, file_id: str) -> None:
+        self.place(file_id).unlink(missing_ok=True)
+
+    def check_room(self, size: int, free_space: int) -> None:
+        """Raises StorageFull unless `free_space` bytes stay free when `size` more have come."""
+        free = shutil.disk_usage(self._files).free
+        if free - size < free_space:
+            raise StorageFull(
+                f"The disk has {free // _MIB} MiB left and {free_space // _MIB} MiB must stay free; "
+                "free some space and upload again."
+            )
+
+    @contextlib.contextmanager
+    def reading(self, store: Store, file_id: str) -> Iterator[Path]:
+        """The bytes of a file; a copy of them is gone at the end."""
+        if not store.keeps_bytes:
+            yield self.place(file_id)
+            return
+        copy = self._files / f"{file_id}-{secrets.token_hex(8)}"
+        try:
+            store.read_content(file_id, copy)
+            yield copy
+        finally:
+            copy.unlink(missing_ok=True)
+
+    def download(self, store: Store, file_id: str) -> Path:
+        """The bytes of a file, to be sent; a copy of them is taken away after a while."""
+        if not store.keeps_bytes:
+            return self.place(file_id)
+        # What somebody once asked for must not stay here when the file is deleted at another app.
+        for old in self._files.glob("download-*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - old.stat().st_mtime > _DOWNLOAD:
+                    old.unlink()
+        copy = self._files / f"download-{secrets.token_hex(16)}"
+        store.read_content(file_id, copy)
+        return copy
+
+
+def _lock(folder: Path) -> IO[bytes]:
+    """Kept as long as the process lives; the system lets go of it however that ends."""
+    lock = (folder / "lock").open("wb")
+    try:
+        fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise Conflict(
+            f"Another Quartet is using the folder {folder}. Stop it, or start this one with another --data-dir."
+        ) from None
+    return lock
+
+
+def copy_durably(source: Path, target: Path) -> tuple[int, str]:
+    """Copies and makes sure of it. Returns the size in bytes and the SHA-256 in hex."""
+    digest = hashlib.sha256()
+    size = 0
+    with source.open("rb") as read, target.open("xb") as write:
+        while block := read.read(_MIB):
+            digest.update(block)
+            size += write.write(block)
+        write.flush()
+        os.fsync(write.fileno())
+    folder = os.open(target.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return size, digest.hexdigest()

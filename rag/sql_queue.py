@@ -1,0 +1,152 @@
+"""The way of a file from uploaded to searchable in a store in SQL: claims, passages, vectors, one commit at the end.
+
+Knows no SQL dialect, and neither how a file is read nor how a vector is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import delete as delete_from
+
+from rag.sql_parts import SqlPart
+from rag.sql_rows import JOBS, UNFINISHED, job_of, short
+from rag.store import Job, NewPassage, Vectors, files, knowledge_bases, passages, vectors
+
+
+class SqlQueue(SqlPart):
+    """The part of a Store that has the files on their way."""
+
+    def jobs(self) -> list[Job]:
+        with self._db.read() as db:
+            return [job_of(row) for row in db.execute(JOBS)]
+
+    def waiting(self) -> int:
+        with self._db.read() as db:
+            return db.scalar(select(func.count()).where(files.c.state.in_(UNFINISHED))) or 0
+
+    def claim(self, owner: str, seconds: float) -> Job | None:
+        with self._db.read() as db:  # most of the time there is nothing, and that costs the others no lock
+            if not db.execute(JOBS.where(self._free(db)).limit(1)).first():
+                return None
+        with self._db.write() as db:
+            free = JOBS.where(self._free(db)).limit(1).with_for_update(skip_locked=True, of=files)
+            row = db.execute(free).first()
+            if row is None:
+                return None
+            until = self._now(db) + seconds
+            db.execute(update(files).where(files.c.id == row.id).values(claimed_by=owner, claimed_until=until))
+            return job_of(row)
+
+    def renew(self, owner: str, seconds: float) -> None:
+        with self._db.write() as db:
+            mine = (files.c.claimed_by == owner) & files.c.state.in_(UNFINISHED)
+            db.execute(update(files).where(mine).values(claimed_until=self._now(db) + seconds))
+
+    def release(self, owner: str, file_id: str) -> None:
+        with self._db.write() as db:
+            mine = (files.c.claimed_by == owner) & (files.c.id == file_id)
+            db.execute(update(files).where(mine).values(claimed_by=None, claimed_until=None))
+
+    def _free(self, db: Connection) -> Any:
+        return or_(files.c.claimed_until.is_(None), files.c.claimed_until < self._now(db))
+
+    def parsing(self, file_id: str, progress: float, pages: int | None) -> None:
+        with self._db.write() as db:
+            # Not from embedding back: whoever lost its claim to another must not undo what that one has done.
+            going = (files.c.id == file_id) & files.c.state.in_(["uploaded", "parsing"])
+            db.execute(update(files).where(going).values(state="parsing", progress=progress, pages=pages))
+
+    def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage], note: str) -> None:
+        rows = [
+            {
+                "file_id": file_id,
+                "position": position,
+                "text": passage.text.replace("\0", ""),
+                "words": " ".join(short(passage.words)),
+                "page": passage.page,
+                "heading": passage.heading.replace("\0", ""),
+            }
+            for position, passage in enumerate(new)
+        ]
+        with self._db.write() as db:
+            if db.execute(
+                update(files)
+                .where(files.c.id == file_id, files.c.state.in_(UNFINISHED))
+                .values(state="embedding", progress=0.0, passages=0, pages=pages, error=note)
+            ).rowcount:
+                db.execute(delete_from(passages).where(passages.c.file_id == file_id))
+                if rows:
+                    db.execute(insert(passages), rows)
+
+    def passages_without_vector(self, file_id: str) -> list[int]:
+        query = (
+            select(passages.c.id)
+            .outerjoin(vectors)
+            .where(passages.c.file_id == file_id, vectors.c.passage_id.is_(None))
+            .order_by(func.length(passages.c.text).desc())
+        )
+        with self._db.read() as db:
+            return list(db.scalars(query))
+
+    def passage_texts(self, ids: Sequence[int]) -> list[str]:
+        with self._db.read() as db:
+            rows = db.execute(select(passages.c.id, passages.c.text).where(passages.c.id.in_(ids)))
+            texts = {row.id: row.text for row in rows}
+        return [texts.get(i, "") for i in ids]
+
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> bool:
+        with self._db.write() as db:
+            file = db.execute(select(files).where(files.c.id == file_id).with_for_update()).one_or_none()
+            if file is None or file.state != "embedding":  # deleted meanwhile, or another one was faster
+                return False
+            bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
+            wanted = set(db.scalars(bare.where(passages.c.file_id == file_id, passages.c.id.in_(ids))))
+            new = [
+                {"passage_id": i, "base_id": file.base_id, "vector": row}
+                for i, row in zip(ids, rows, strict=True)
+                if i in wanted
+            ]
+            if not new:
+                return True
+            db.execute(insert(vectors), new)
+            total = db.scalar(select(func.max(passages.c.position) + 1).where(passages.c.file_id == file_id)) or 1
+            done = file.passages + len(new)
+            db.execute(update(files).where(files.c.id == file_id).values(passages=done, progress=min(1, done / total)))
+            return True
+
+    def finish(self, file_id: str) -> list[str]:
+        with self._db.write() as db:
+            base_id = db.scalar(select(files.c.base_id).where(files.c.id == file_id))
+            # The base first, then the file: everybody who takes both takes them in this order.
+            db.execute(select(knowledge_bases.c.id).where(knowledge_bases.c.id == base_id).with_for_update())
+            mine = select(files).where(files.c.id == file_id, files.c.state == "embedding").with_for_update()
+            file = db.execute(mine).one_or_none()
+            bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
+            if file is None or db.scalars(bare.where(passages.c.file_id == file_id).limit(1)).first():
+                return []
+            same_name = select(files.c.id).where(files.c.base_id == file.base_id, files.c.name == file.name)
+            newer = same_name.where(files.c.number > file.number, files.c.state == "searchable")
+            if db.scalars(newer).first():
+                gone = [file_id]
+            else:
+                gone = list(db.scalars(same_name.where(files.c.number < file.number)))
+                self._file_words(db, file.base_id, file_id)
+                count = select(func.count()).where(passages.c.file_id == file_id).scalar_subquery()
+                done = {"state": "searchable", "progress": 1.0, "claimed_by": None, "claimed_until": None}
+                db.execute(update(files).where(files.c.id == file_id).values(passages=count, **done))
+            version, removed = self._delete(db, file.base_id, gone)
+        self._changed(file.base_id, version, added=file_id, removed=removed)
+        if gone:
+            self._forget()
+        return gone
+
+    def fail(self, file_id: str, reason: str, error: str) -> None:
+        with self._db.write() as db:
+            failed = {"state": "failed", "progress": 1.0, "passages": 0, "reason": reason, "error": error}
+            if db.execute(
+                update(files).where(files.c.id == file_id, files.c.state.in_(UNFINISHED)).values(**failed)
+            ).rowcount:
+                db.execute(delete_from(passages).where(passages.c.file_id == file_id))
