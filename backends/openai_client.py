@@ -52,9 +52,11 @@ class OpenAIChatModel:
         self._opens_thought = opens_thought
         self._patience = patience or Patience()
         self._session: aiohttp.ClientSession | None = None
+        self._closed = False
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections; whoever is about to ask gets EngineFailed."""
+        self._closed = True
         if self._session is not None:
             await self._session.close()
 
@@ -107,6 +109,8 @@ class OpenAIChatModel:
         if self._session is None:
             # Its import takes a quarter of a second: with the first question, and not on the event loop.
             await asyncio.to_thread(importlib.import_module, "aiohttp")
+        if self._closed:
+            raise EngineFailed("The engine was ended; try again in a moment.")
         if self._session is None:  # still: another request may have come meanwhile
             import aiohttp
 

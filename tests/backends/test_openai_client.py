@@ -359,3 +359,13 @@ async def test_a_text_without_template_goes_to_the_other_address() -> None:
     assert head.startswith("POST /v1/completions ")
     assert body["prompt"] == "Once"
     assert "messages" not in body
+
+
+async def test_a_client_that_was_closed_opens_nothing_again() -> None:
+    async with upstream(sends(event("hi"))) as server:
+        model = OpenAIChatModel(server.url, "tiny")
+        asked = asyncio.ensure_future(anext(model.stream(HELLO, SamplingParams())))
+        await asyncio.sleep(0)  # it is about to open its connections
+        await model.close()
+        with pytest.raises(EngineFailed, match="was ended"):
+            await asked
