@@ -8,10 +8,13 @@ The words themselves stay in the table `passages`; FTS5 keeps only its index of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 from sqlalchemy import Connection, text
 
-_MATCHES = 5_000  # of all words of a question together, as far as possible
+_MATCHES = 2_000  # of all words of a question together, as far as possible
+_COMMON = 1_000  # passages that have a word: counting them again for every change would take long
 
 
 def create(db: Connection, base_id: int) -> None:
@@ -51,12 +54,26 @@ def remove(db: Connection, base_id: int, file_id: str) -> None:
     db.execute(text(f"INSERT INTO {table}({table}) VALUES('optimize')"))
 
 
+@dataclass(frozen=True)
+class Count:
+    """In how many passages a word is: counted at `version` of its base, when that had `total` passages."""
+
+    passages: int
+    version: int
+    total: int
+
+    def holds(self, version: int, total: int) -> bool:
+        """A few passages more or less change nothing for a word that thousands have, and for such a word SQLite goes
+        through all of them."""
+        near = self.passages >= _COMMON and abs(total - self.total) <= self.total / 50
+        return near or self.version == version
+
+
 def search(
-    db: Connection, base_id: int, words: Sequence[str], limit: int, known: dict[str, int]
+    db: Connection, base_id: int, words: Sequence[str], limit: int, at: tuple[int, int], known: dict[str, Count]
 ) -> tuple[dict[str, int], list[int]]:
-    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages. `known`
-    are counts of this state of the base, and gets those that are made: for a common word SQLite goes through all
-    of its passages.
+    """Returns in how many passages each word is (not those that are in none), and the `limit` best passages. `at` is
+    the version of the base and how many passages it has; `known` are counts that were made, and gets new ones.
 
     Words that very many passages have are not looked for, as long as there are rarer ones: going through all of these
     passages takes long, and what has the common words alone is not among the best."""
@@ -64,19 +81,16 @@ def search(
     frequency = {}
     for word in dict.fromkeys(words):
         count = known.get(word)
-        if count is None:
-            count = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word}) or 0
-            known[word] = count
-        if count:
-            frequency[word] = count
+        if count is None or not count.holds(*at):
+            passages = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word}) or 0
+            known[word] = count = Count(passages, *at)
+        if count.passages:
+            frequency[word] = count.passages
     if not frequency:
         return {}, []
     rarest = sorted(frequency, key=lambda word: frequency[word])
-    sought = [
-        word
-        for at, word in enumerate(rarest)
-        if not at or sum(frequency[rare] for rare in rarest[: at + 1]) <= _MATCHES
-    ]
+    together = list(accumulate(frequency[word] for word in rarest))
+    sought = [word for word, matches in zip(rarest, together, strict=True) if matches <= _MATCHES] or rarest[:1]
     query = " OR ".join(f'"{word}"' for word in sought)
     rows = db.execute(
         text(f"SELECT rowid FROM {table} WHERE {table} MATCH :query ORDER BY rank LIMIT :limit"),

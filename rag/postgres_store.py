@@ -135,7 +135,7 @@ class PostgresStore(SqlStore):
         db.execute(text("DELETE FROM word_counts WHERE base_id = :base AND passages <= 0"), {"base": base_id})
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int
+        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
         counted = select(word_counts.c.word, word_counts.c.passages).where(
             word_counts.c.base_id == base_id, word_counts.c.word.in_(list(dict.fromkeys(words)))
@@ -152,7 +152,6 @@ class PostgresStore(SqlStore):
             seen += frequency[word]
             if seen >= max(_LOOKED_AT, 20 * limit):
                 break
-        total = max(frequency.values())
         weights = {f"w{n}": math.log(1 + total / frequency[word]) + 0.01 for n, word in enumerate(telling)}
         score = " + ".join(
             f"CASE WHEN lexemes @@ CAST(:q{n} AS tsquery) THEN :w{n} ELSE 0 END" for n in range(len(telling))

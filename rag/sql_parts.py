@@ -54,9 +54,9 @@ class SqlPart:
         raise NotImplementedError
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int
+        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
-        """In how many passages each word is (not those that are in none), and the `limit` best passages."""
+        """In how many of the `total` passages each word is (not those that are in none), and the `limit` best."""
         raise NotImplementedError
 
     def _nearest(self, base_id: int, vector: Vectors, limit: int) -> list[int]:

@@ -59,26 +59,26 @@ class SqlStore(SqlBases, SqlFiles, SqlQueue):
             base_id = base_id_of(db, base)
             searchable = (files.c.base_id == base_id) & (files.c.state == "searchable")
             total = db.scalar(select(func.sum(files.c.passages)).where(searchable)) or 0
-            frequency, matching = self._by_words(db, base_id, short(words), limit)
-            ids = list(dict.fromkeys([*matching, *near]))
-            query = (
-                select(passages, files.c.name, vectors.c.vector)
-                .join(files, passages.c.file_id == files.c.id)
-                .join(vectors)
-                .where(passages.c.id.in_(ids), searchable)
-            )
+            frequency, matching = self._by_words(db, base_id, short(words), limit, total)
+            rows = db.execute(
+                select(passages, vectors.c.vector).join(vectors).where(passages.c.id.in_({*matching, *near}))
+            ).all()
+            # Asked apart: given all three tables, SQLite goes through every passage of the base to find these.
+            mine = searchable & files.c.id.in_({row.file_id for row in rows})
+            names = {row.id: row.name for row in db.execute(select(files.c.id, files.c.name).where(mine))}
             found = {
                 row.id: Candidate(
                     passage_id=row.id,
                     text=row.text,
                     words=tuple(row.words.split()),
                     cosine=None if vector is None else float(row.vector @ vector[0]),
-                    file=row.name,
+                    file=names[row.file_id],
                     file_id=row.file_id,
                     page=row.page,
                     heading=row.heading,
                 )
-                for row in db.execute(query)
+                for row in rows
+                if row.file_id in names
             }
         # In one order on every store, so that equal scores come out alike.
         return Candidates([found[i] for i in sorted(found)], total, frequency)

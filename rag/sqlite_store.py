@@ -24,7 +24,7 @@ from rag.store import TABLES, Vectors, files, knowledge_bases, passages, vectors
 _log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # rows read at once
-_COUNTS = 100_000  # words of a base whose passages are remembered to be counted
+_COUNTS = 100_000  # words of a base whose counts are remembered
 
 
 class SqliteStore(SqlStore):
@@ -36,7 +36,7 @@ class SqliteStore(SqlStore):
         self._index_folder = folder / "indexes"  # copies of large ones; may be deleted at any time
         self._indexes: dict[int, VectorIndex] = {}
         self._indexing = threading.Lock()
-        self._counts: dict[int, tuple[int, dict[str, int]]] = {}  # by base: its version, and passages of a word
+        self._counts: dict[int, dict[str, fts.Count]] = {}  # of the words of a base
         with self._db.write() as db:
             # One process at a time has the folder: whoever held a claim is gone.
             db.execute(update(files).where(files.c.claimed_by.is_not(None)).values(claimed_by=None, claimed_until=None))
@@ -55,6 +55,7 @@ class SqliteStore(SqlStore):
 
     def _base_going(self, db: Connection, base_id: int) -> None:
         fts.drop(db, base_id)
+        self._counts.pop(base_id, None)
         with self._indexing:
             self._indexes.pop(base_id, None)
             self._index_file(base_id).unlink(missing_ok=True)
@@ -66,14 +67,13 @@ class SqliteStore(SqlStore):
         fts.remove(db, base_id, file_id)
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int
+        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
         version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
-        before, known = self._counts.get(base_id, (version, {}))
-        if before != version or len(known) > _COUNTS:
-            known = {}
-        self._counts[base_id] = version, known
-        return fts.search(db, base_id, words, limit, known)
+        known = self._counts.setdefault(base_id, {})
+        if len(known) > _COUNTS:
+            known.clear()
+        return fts.search(db, base_id, words, limit, (version, total), known)
 
     def _forget(self) -> None:
         self._file.forget()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
+from sqlalchemy import Engine, event
 
 from backends.errors import QuartetError
-from rag import index
+from rag import fts, index
 from rag.sqlite_store import SqliteStore
 from tests.rag.test_stores import MODEL, add, by_keyword, found
 
@@ -21,6 +24,15 @@ def store(tmp_path: Path) -> Iterator[SqliteStore]:
     store.create_base("kb")
     yield store
     store.close()
+
+
+@contextmanager
+def listening(engine: Engine, name: str, listener: Callable[..., None]) -> Iterator[None]:
+    event.listen(engine, name, listener)
+    try:
+        yield
+    finally:
+        event.remove(engine, name, listener)
 
 
 def test_deleted_text_is_nowhere_on_the_disk(store: SqliteStore, tmp_path: Path) -> None:
@@ -99,3 +111,37 @@ def test_the_database_syncs_every_commit_and_keeps_its_references(store: SqliteS
 
 def _all_bytes(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.rglob("*") if file.is_file())
+
+
+def test_a_common_word_is_counted_again_when_that_would_matter(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fts, "_COMMON", 100)
+
+    def frequency(word: str) -> int:
+        return store.candidates("kb", [word], None, 10).frequency[word]
+
+    add(store, "a", *(f"alpha number{n}" for n in range(100)), "beta")
+    assert (frequency("alpha"), frequency("beta")) == (100, 1)
+    add(store, "b", "alpha beta")
+    assert (frequency("alpha"), frequency("beta")) == (100, 2)  # one of a hundred is not worth going through them all
+    add(store, "c", *(f"alpha beta place{n}" for n in range(5)))
+    assert (frequency("alpha"), frequency("beta")) == (106, 7)
+    store.delete_file("kb", "a")
+    assert (frequency("alpha"), frequency("beta")) == (6, 6)
+
+
+def test_looking_up_what_was_found_does_not_go_through_the_base(store: SqliteStore) -> None:
+    """SQLite, given passages, files and vectors at once, goes through every passage of the base to find a few."""
+    add(store, "a", "needle", *(f"hay{n}" for n in range(30)))
+    plans: list[str] = []
+
+    def note(connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("SELECT passages"):
+            plan = connection.connection.cursor().execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+            plans.extend(row[3] for row in plan)
+
+    with listening(store._file._engine, "before_cursor_execute", note):
+        assert "needle" in found(store, "needle")
+    assert plans
+    assert all("PRIMARY KEY" in step for step in plans), plans
