@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from starlette.types import Receive, Scope, Send
 
 from api import live
+from api.answer_json import source_json, usage_json
 from api.article_request import ArticleCall, parse
 from api.errors import Shape, error_shape, unexpected
 from backends.errors import InvalidRequest, NotFound, QuartetError
@@ -81,29 +82,9 @@ class Answer:
 
     def complete(self) -> dict[str, Any]:
         """The whole answer; `usage` is null where the engine does not count."""
-        usage = self.usage and {
-            "prompt_tokens": self.usage.prompt_tokens,
-            "completion_tokens": self.usage.completion_tokens,
-            "total_tokens": self.usage.prompt_tokens + self.usage.completion_tokens,
-        }
         sources = [source_json(source) for source in self.sources]
         notes = {"notes": list(self.notes)} if self.notes else {}
-        return {**self.so_far(), "usage": usage, "sources": sources, **notes}
-
-
-def source_json(source: Source) -> dict[str, Any]:
-    """A source on the wire; `score` is 0..1, higher is better."""
-    hit = source.hit
-    return {
-        "number": source.number,
-        "file": hit.file,
-        "page": hit.page,
-        "heading": hit.heading,
-        "score": round(hit.score, 4),
-        "text": hit.text,
-        "passage_id": hit.passage_id,
-        "file_id": hit.file_id,
-    }
+        return {**self.so_far(), "usage": usage_json(self.usage), "sources": sources, **notes}
 
 
 def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService) -> APIRouter:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, cast
 
-from api.fields import flag, integer, load, number, text_in, texts
+from api.fields import decoded, flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import SamplingParams
 from rag.types import AnswerMode
@@ -37,10 +37,7 @@ def parse(body: bytes, content_type: str) -> ArticleCall:
 
     Raises InvalidRequest with the field, or with line and column, of what is wrong.
     """
-    try:
-        text = body.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not UTF-8 text: byte {error.start + 1} cannot be read.") from None
+    text = decoded(body)
     if not text.strip():
         raise InvalidRequest("The body is empty: send the prompt as text, or as JSON with a field 'prompt'.")
     declared = content_type.partition(";")[0].strip().lower()

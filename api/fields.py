@@ -9,6 +9,14 @@ from typing import Any, NoReturn
 from backends.errors import InvalidRequest
 
 
+def decoded(body: bytes) -> str:
+    """The text of a body, a byte order mark left out. Raises InvalidRequest for what is not UTF-8."""
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InvalidRequest(f"The body is not UTF-8 text: byte {error.start + 1} cannot be read.") from None
+
+
 def load(text: str, holding: str) -> Mapping[str, Any]:
     """The JSON object in a body; `holding` says what it should hold, for whoever sends something else."""
     try:

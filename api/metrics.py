@@ -10,7 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
 
 from backends.models import ModelManager
 from rag.chain import ChatService
@@ -57,6 +57,13 @@ class Metrics:
         self.ready = Gauge("quartet_model_ready", "1 while a language model is in service.", registry=registry)
         self.restarts = Counter("quartet_engine_restarts", "Times an engine ended by itself.", registry=registry)
 
+    def request_over(self, scope: Scope, status: int, seconds: float) -> None:
+        """Count a request over HTTP, by its route and never by its path: what a client types makes no new figure."""
+        if scope["type"] == "http":
+            route = getattr(scope.get("route"), "path", None) or "page"
+            self.requests.labels(_method(scope), route, str(status)).inc()
+            self.request_seconds.labels(route).observe(seconds)
+
     async def follow(self, models: ModelManager) -> None:
         """Keep the figures of the model in service true; runs until it is cancelled."""
         before = ""
@@ -77,31 +84,6 @@ class Metrics:
             return Response(generate_latest(self.registry), media_type=CONTENT_TYPE_LATEST)
 
         return routes
-
-
-class CountRequests:
-    """ASGI middleware. Requests are told apart by route, never by path: what a client types makes no new figure."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self.app, self.metrics = app, metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        status, began = 0, time.monotonic()
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            status = message["status"] if message["type"] == "http.response.start" else status
-            await send(message)
-
-        try:
-            await self.app(scope, receive, watched)
-        finally:
-            route = getattr(scope.get("route"), "path", None) or "page"
-            self.metrics.requests.labels(_method(scope), route, str(status)).inc()
-            self.metrics.request_seconds.labels(route).observe(time.monotonic() - began)
 
 
 def _method(scope: Scope) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from api.article import source_json
+from api.answer_json import source_json, usage_json
 from rag.types import AnswerDelta, Source
 
 _HERE = "\x01text\x01"  # stands in a made-up event where the text of real ones goes
@@ -66,7 +66,8 @@ class Answer:
             said = {"delta": {} if self._sources is None else {"sources": _sources(self._sources)}}
         last = self._event(said, self._last.finish_reason)
         if self._include_usage:
-            last += _packed({**self._head, "object": self._kind(".chunk"), "choices": [], "usage": self._usage()})
+            usage = usage_json(self._last.usage)
+            last += _packed({**self._head, "object": self._kind(".chunk"), "choices": [], "usage": usage})
         return last + b"data: [DONE]\n\n"
 
     def whole(self) -> bytes:
@@ -77,7 +78,8 @@ class Answer:
         )
         said = {"message": self._message(text, extras)} if self._chat else {"text": text}
         choice = {"index": 0, **said, "logprobs": _logprobs(extras), "finish_reason": self._last.finish_reason}
-        return orjson.dumps({**self._head, "object": self._kind(), "choices": [choice], "usage": self._usage()})
+        usage = usage_json(self._last.usage)
+        return orjson.dumps({**self._head, "object": self._kind(), "choices": [choice], "usage": usage})
 
     def _kind(self, chunk: str = "") -> str:
         return f"chat.completion{chunk}" if self._chat else "text_completion"
@@ -102,19 +104,6 @@ class Answer:
         if self._sources is not None:
             message["sources"] = _sources(self._sources)
         return message
-
-    def _usage(self) -> dict[str, int] | None:
-        """None where the engine does not count."""
-        usage = self._last.usage
-        return (
-            None
-            if usage is None
-            else {
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-                "total_tokens": usage.prompt_tokens + usage.completion_tokens,
-            }
-        )
 
 
 def _packed(event: Mapping[str, Any]) -> bytes:

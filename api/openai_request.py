@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from api.fields import flag, integer, load, number, text_in, texts
+from api.fields import decoded, flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import Message, Role, SamplingParams
 from rag.types import ChatRequest
@@ -69,10 +69,7 @@ def text_call(body: bytes) -> Call:
 
 def json_object(body: bytes, holding: str) -> Mapping[str, Any]:
     """The JSON object that a body must be; `holding` says what it should hold. Raises InvalidRequest."""
-    try:
-        return load(body.decode("utf-8-sig"), holding)
-    except UnicodeDecodeError as error:
-        raise InvalidRequest(f"The body is not UTF-8 text: byte {error.start + 1} cannot be read.") from None
+    return load(decoded(body), holding)
 
 
 def _call(asked: Mapping[str, Any], request: ChatRequest) -> Call:

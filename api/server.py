@@ -19,7 +19,7 @@ from api import article, article_socket, docs, errors, health, knowledge_bases, 
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
-from api.metrics import CountRequests, Metrics
+from api.metrics import Metrics
 from api.opening import HoldUntilOpen
 from api.request_log import RequestLog
 from api.sessions import Attempts, Sessions
@@ -67,8 +67,7 @@ def create_app(
         docs_url=None,  # both pages would load their scripts from another host; ours is in docs.py
         redoc_url=None,
         middleware=[
-            Middleware(RequestLog),
-            Middleware(CountRequests, metrics),
+            Middleware(RequestLog, metrics.request_over),
             Middleware(SecurityHeaders),
             Middleware(errors.CatchUnexpected),
             Middleware(Access, token, sessions, Attempts(100, 60)),

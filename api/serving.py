@@ -15,15 +15,40 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 
-class PatientProtocol(HttpToolsProtocol):
+class ReadsInTime(asyncio.Protocol):
+    """A connection that is cut off when the client leaves our bytes unread; what it may leave is bounded by asyncio."""
+
+    stall_limit = 30.0  # seconds
+
+    loop: asyncio.AbstractEventLoop
+    transport: asyncio.Transport
+    _stalled: asyncio.TimerHandle | None = None
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._stalled = self.loop.call_later(self.stall_limit, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._reads_again()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._reads_again()
+        super().connection_lost(exc)
+
+    def _reads_again(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+
+class PatientProtocol(ReadsInTime, HttpToolsProtocol):
     """HTTP/1.1 that gives up on clients which do not finish their request head or do not read their answer."""
 
     head_limit = 15.0  # seconds for the head of a request, counted from the opening or from its first byte
     head_size = 65_536  # bytes; also of what else comes around a body: sizes of its chunks, trailers
-    stall_limit = 30.0  # seconds in which a client may leave our bytes unread
 
     _deadline: asyncio.TimerHandle | None = None
-    _stalled: asyncio.TimerHandle | None = None
     _headed = False  # the head of the request at hand is complete
     _body = 0  # bytes of bodies, on this connection
     _around = 0  # bytes around the body of the request at hand
@@ -61,18 +86,7 @@ class PatientProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._in_time()
-        if self._stalled is not None:
-            self._stalled.cancel()
         super().connection_lost(exc)
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(self.stall_limit, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        if self._stalled is not None:
-            self._stalled.cancel()
 
     def _expect_head(self) -> None:
         self._deadline = self.loop.call_later(self.head_limit, self._no_head)
@@ -88,29 +102,8 @@ class PatientProtocol(HttpToolsProtocol):
             self.transport.abort()
 
 
-class PatientSocket(WebSocketsSansIOProtocol):
+class PatientSocket(ReadsInTime, WebSocketsSansIOProtocol):
     """A WebSocket that gives up on a client which does not read; pings tell one that is gone."""
-
-    stall_limit = PatientProtocol.stall_limit
-
-    _stalled: asyncio.TimerHandle | None = None
-
-    def pause_writing(self) -> None:
-        super().pause_writing()
-        self._stalled = self.loop.call_later(self.stall_limit, self.transport.abort)
-
-    def resume_writing(self) -> None:
-        super().resume_writing()
-        self._in_time()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._in_time()
-        super().connection_lost(exc)
-
-    def _in_time(self) -> None:
-        if self._stalled is not None:
-            self._stalled.cancel()
-            self._stalled = None
 
 
 class Server(uvicorn.Server):
