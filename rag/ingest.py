@@ -7,7 +7,6 @@ when it is back. One bad file fails alone, with its reason.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -15,13 +14,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.errors import Busy, EngineFailed, QuartetError, StorageUnreachable
+from backends.errors import Busy, EngineFailed, ModelUnusable, QuartetError, StorageUnreachable
 from rag.errors import UnreadableFile
 from rag.scripts import reads
 from rag.store import Job, NewPassage, Store
 from rag.words import words
 
 if TYPE_CHECKING:
+    from rag.embedding_models import EmbeddingModels
     from rag.embeddings import PassageEmbeddings
 
 _log = logging.getLogger(__name__)
@@ -35,22 +35,24 @@ _LOOK_EVERY = 2.0  # seconds; another app may have stored a file, or have died o
 
 
 class Ingest:
-    """`opened` gives the bytes of a file id as a file for as long as it is read; `forgotten` takes ids whose bytes are
-    nobody's any more. `changes` counts every step that was written to the store."""
+    """`owner` is the name of this app's claims, which it renews. `opened` gives the bytes of a file id as a file for
+    as long as it is read; `forgotten` takes ids whose bytes are nobody's any more. `changes` counts every step that
+    was written to the store."""
 
     def __init__(
         self,
         store: Store,
-        embeddings: PassageEmbeddings,
+        models: EmbeddingModels,
+        owner: str,
         opened: Callable[[str], AbstractContextManager[Path]],
         forgotten: Callable[[str], None],
         threads: int = 2,
     ) -> None:
         self._store = store
-        self._embeddings = embeddings
+        self._models = models
         self._opened = opened
         self._forgotten = forgotten
-        self._owner = secrets.token_hex(16)
+        self._owner = owner
         self._wake = threading.Condition()
         self._stopping = False
         self.changes = 0
@@ -85,6 +87,11 @@ class Ingest:
                 self._work(job)
             except (StorageUnreachable, Busy):
                 _log.info("%s waits for the database", job.file_id)  # it says nothing about the file
+            except ModelUnusable as error:
+                if self._models.changing:  # the next one will read it
+                    self._pause()
+                else:
+                    self._give_up(job, error)
             except Exception as error:  # noqa: BLE001  whatever it is, the other files must go on
                 self._give_up(job, error)
             finally:
@@ -99,6 +106,10 @@ class Ingest:
                 if self._stopping:
                     return None
                 self._wake.wait(_LOOK_EVERY)
+
+    def _pause(self) -> None:
+        with self._wake:
+            self._wake.wait_for(lambda: self._stopping, _LOOK_EVERY)
 
     def _claim(self) -> Job | None:
         with self._wake:  # one at a time, and none after stop()
@@ -128,10 +139,12 @@ class Ingest:
 
     def _work(self, job: Job) -> None:
         if not job.parsed:
-            self._parse(job)
+            with self._models.serving() as model:
+                self._parse(job, model)
         for attempt in range(_ATTEMPTS):
             try:
-                self._embed(job)
+                with self._models.serving() as model:
+                    self._embed(job, model)
                 break
             except EngineFailed:
                 if self._stopping:
@@ -145,7 +158,7 @@ class Ingest:
             self._forgotten(file_id)
         self.changes += 1
 
-    def _parse(self, job: Job) -> None:
+    def _parse(self, job: Job, model: PassageEmbeddings) -> None:
         from rag.loaders import load
         from rag.splitter import split
 
@@ -162,10 +175,8 @@ class Ingest:
             documents = load(file, job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
-        model = self._embeddings.description
-        parts = split(
-            documents, self._embeddings.count_tokens, model.max_tokens, lambda text: reads(text, model.scripts)
-        )
+        most, scripts = model.description.max_tokens, model.description.scripts
+        parts = split(documents, model.count_tokens, most, lambda text: reads(text, scripts))
         new = []
         for part in parts:
             heading = part.metadata.get("heading") or ""
@@ -189,16 +200,17 @@ class Ingest:
         self._store.parsing(job.file_id, done / total if total else 0.0, total or None)
         self.changes += 1
 
-    def _embed(self, job: Job) -> None:
+    def _embed(self, job: Job, model: PassageEmbeddings) -> None:
         waiting = self._store.passages_without_vector(job.file_id)
         start, size = 0, _PASSAGES_AT_FIRST
         while start < len(waiting) and not self._stopping:
             ids = waiting[start : start + size]
             began = time.monotonic()
-            rows = self._embeddings.passage_vectors(self._store.passage_texts(ids))
-            wanted = self._store.add_vectors(job.file_id, ids, rows)
+            rows = model.passage_vectors(self._store.passage_texts(ids))
+            wanted = self._store.add_vectors(job.file_id, ids, rows, model.name)
             self.changes += 1
-            if not wanted:  # cancelled, deleted or replaced: the rest would be for nobody
+            if not wanted:  # cancelled, deleted or replaced, or another model is in service: the rest is for nobody
+                self._models.refresh()
                 return
             start += size
             # As many at once as this machine embeds between two reports.

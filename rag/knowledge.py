@@ -17,14 +17,17 @@ from typing import TYPE_CHECKING
 
 from backends.errors import Busy, InvalidRequest, QuartetError, StorageFull, TooLarge
 from rag.data_folder import DataFolder, copy_durably
+from rag.model_name import BUNDLED, checked_source, model_label
 from rag.names import base_name, file_label
 from rag.ranking import THRESHOLD
-from rag.types import FileRecord, Hit, KnowledgeBase
+from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase
 
 if TYPE_CHECKING:
+    from rag.embedding_models import EmbeddingModels
     from rag.embeddings import PassageEmbeddings, Vectors
     from rag.ingest import Ingest
     from rag.langchain import KnowledgeBaseRetriever, KnowledgeBaseStore
+    from rag.model_change import ModelChange
     from rag.retriever import Retriever
     from rag.store import Store
 
@@ -72,9 +75,10 @@ class KnowledgeService:
         has the folder, and QuartetError when the database is damaged or cannot be used."""
         self._parts = await asyncio.to_thread(self._open)
         self._parts.ingest.start()
+        self._parts.change.start()
         if any(base.passages for base in await self.list()):
             # There is something to ask for: the model loads meanwhile, so that the first question need not wait for it.
-            threading.Thread(target=_warm_up, args=(self._parts.embeddings,), daemon=True).start()
+            threading.Thread(target=_warm_up, args=(self._parts.models,), daemon=True).start()
 
     async def close(self) -> None:
         """Unfinished files are resumed by the next start."""
@@ -145,11 +149,30 @@ class KnowledgeService:
 
     @property
     def embedding_model(self) -> str:
-        """What the embedding model is called: its hub id, or the name of its folder."""
-        from rag.embeddings import BUNDLED
+        """What the embedding model in service is called: its hub id, or the name of its folder."""
+        now = self._open_parts.models.now
+        return model_label(now.source) if now else ""
 
-        model = self._embedding_model or BUNDLED
-        return Path(model).name if Path(model).is_absolute() else model
+    async def embedding_status(self) -> EmbeddingStatus:
+        """The embedding model in service, and how far the change to another one is."""
+        return await asyncio.to_thread(self._open_parts.models.status)
+
+    async def change_embedding_model(self, model: str) -> EmbeddingStatus:
+        """Begins the change to a folder of this machine, a hub id, or the one that is built in; searches go on with
+        the one in service until it is done. Naming that one gives up a change. Raises InvalidRequest for what is none
+        of these."""
+        parts = self._open_parts
+        await asyncio.to_thread(lambda: parts.models.ask(checked_source(model)))
+        parts.change.notify()
+        return await self.embedding_status()
+
+    def load_model(self, source: str) -> PassageEmbeddings:
+        """The embedding model of a source; a subclass may know others."""
+        from rag.embeddings import WorkerEmbeddings
+
+        if self._embeddings and source == (self._embedding_model or BUNDLED):
+            return self._embeddings
+        return WorkerEmbeddings(source, self._data_dir / "embedding.log")
 
     async def embed(self, texts: Sequence[str]) -> tuple[Vectors, int]:
         """One normalised float32 row for each text, and how many tokens they have together.
@@ -158,19 +181,20 @@ class KnowledgeService:
         """
         import numpy as np
 
-        embeddings, rows, tokens = self._open_parts.embeddings, [], 0
-        for start in range(0, len(texts), _TEXTS_AT_ONCE):
-            part = texts[start : start + _TEXTS_AT_ONCE]
-            counts = await asyncio.to_thread(embeddings.count_tokens, part)
-            longest = (await asyncio.to_thread(lambda: embeddings.description)).max_tokens
-            for number, count in enumerate(counts, start):
-                if count > longest:
-                    raise InvalidRequest(
-                        f"input[{number}] has {count} tokens, and the embedding model reads {longest}: split it.",
-                        "input",
-                    )
-            rows.append(await asyncio.to_thread(embeddings.passage_vectors, part))
-            tokens += sum(counts)
+        rows, tokens = [], 0
+        with self._open_parts.models.serving() as embeddings:
+            for start in range(0, len(texts), _TEXTS_AT_ONCE):
+                part = texts[start : start + _TEXTS_AT_ONCE]
+                counts = await asyncio.to_thread(embeddings.count_tokens, part)
+                longest = (await asyncio.to_thread(lambda: embeddings.description)).max_tokens
+                for number, count in enumerate(counts, start):
+                    if count > longest:
+                        raise InvalidRequest(
+                            f"input[{number}] has {count} tokens, and the embedding model reads {longest}: split it.",
+                            "input",
+                        )
+                rows.append(await asyncio.to_thread(embeddings.passage_vectors, part))
+                tokens += sum(counts)
         return np.concatenate(rows), tokens
 
     def vector_store(self, base: str) -> KnowledgeBaseStore:
@@ -178,7 +202,7 @@ class KnowledgeService:
         from rag.langchain import KnowledgeBaseStore
 
         parts = self._open_parts
-        return KnowledgeBaseStore(base_name(base), parts.retriever, parts.embeddings)
+        return KnowledgeBaseStore(base_name(base), parts.retriever, parts.models)
 
     def retriever(self, base: str, top_k: int = 4, threshold: float = THRESHOLD) -> KnowledgeBaseRetriever:
         """The knowledge base as LangChain's BaseRetriever; passages below `threshold` are left out."""
@@ -197,28 +221,31 @@ class KnowledgeService:
 
     def _open(self) -> _Parts:
         # Imported with the first start: they bring SQLAlchemy, numpy and LangChain with them.
-        from rag.embeddings import WorkerEmbeddings
+        from rag.embedding_models import EmbeddingModels
         from rag.ingest import Ingest
+        from rag.model_change import ModelChange
         from rag.retriever import Retriever
         from rag.stores import open_store
 
         folder = DataFolder(self._data_dir)
         try:
             store: Store = open_store(self._data_dir, self._database_url)
-            embeddings = self._embeddings or WorkerEmbeddings(self._embedding_model, self._data_dir / "embedding.log")
-            store.use_embedding_model(embeddings.name)
             folder.sweep(store)
         except BaseException:
             folder.close()
             raise
-        ingest = Ingest(store, embeddings, lambda file_id: folder.reading(store, file_id), folder.remove)
-        return _Parts(folder, store, embeddings, ingest, Retriever(store, embeddings))
+        models = EmbeddingModels(store, self.load_model, self._embeddings)
+        models.ask(self._embedding_model, self._embeddings.name if self._embeddings else "")
+        owner = secrets.token_hex(16)
+        ingest = Ingest(store, models, owner, lambda file_id: folder.reading(store, file_id), folder.remove)
+        return _Parts(folder, store, models, ingest, ModelChange(store, models, owner), Retriever(store, models))
 
     def _close(self, parts: _Parts) -> None:
         parts.ingest.stop()
-        if self._embeddings is None:
-            parts.embeddings.close()
+        parts.change.stop()
+        parts.models.close()
         parts.ingest.join(timeout=5)
+        parts.change.join(timeout=5)
         parts.store.close()
         parts.folder.close()
 
@@ -273,11 +300,13 @@ class KnowledgeService:
 class _Parts:
     folder: DataFolder
     store: Store
-    embeddings: PassageEmbeddings
+    models: EmbeddingModels
     ingest: Ingest
+    change: ModelChange
     retriever: Retriever
 
 
-def _warm_up(embeddings: PassageEmbeddings) -> None:
-    with contextlib.suppress(QuartetError):  # told to the one who searches or uploads
-        _ = embeddings.description
+def _warm_up(models: EmbeddingModels) -> None:
+    # What is wrong with it is told to the one who searches or uploads.
+    with contextlib.suppress(QuartetError), models.serving() as model:
+        _ = model.description

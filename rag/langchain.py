@@ -17,21 +17,37 @@ from langchain_core.vectorstores import VectorStore
 from rag.types import Hit
 
 if TYPE_CHECKING:
-    from rag.embeddings import PassageEmbeddings
+    from rag.embedding_models import EmbeddingModels
     from rag.retriever import Retriever
+
+
+class _InService(Embeddings):
+    """Whichever model is in service when it is asked."""
+
+    def __init__(self, models: EmbeddingModels) -> None:
+        self._models = models
+
+    def embed_documents(self, texts: list[str]) -> list[list[float]]:
+        with self._models.serving() as model:
+            return model.passage_vectors(texts).tolist()
+
+    def embed_query(self, text: str) -> list[float]:
+        with self._models.serving() as model:
+            row: list[float] = model.query_vector(text)[0].tolist()
+        return row
 
 
 class KnowledgeBaseStore(VectorStore):
     """The documents found carry `file`, `file_id`, `page`, `heading`, `passage_id` and `score` in their metadata."""
 
-    def __init__(self, base: str, retriever: Retriever, embeddings: PassageEmbeddings) -> None:
+    def __init__(self, base: str, retriever: Retriever, models: EmbeddingModels) -> None:
         self._base = base
         self._retriever = retriever
-        self._embeddings = embeddings
+        self._embeddings = _InService(models)
 
     @property
-    def embeddings(self) -> Embeddings | None:
-        return self._embeddings if isinstance(self._embeddings, Embeddings) else None
+    def embeddings(self) -> Embeddings:
+        return self._embeddings
 
     def add_texts(
         self,

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, Table, create_engine, make_url, text
 from sqlalchemy.exc import ArgumentError, DBAPIError, InterfaceError, NoSuchModuleError, OperationalError
 
 from backends.errors import Busy, QuartetError, StorageFull, StorageUnreachable
+from rag.schema import prepare
 
 _log = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ class PostgresDatabase:
                 db.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _PREPARING})
                 if not db.scalar(text("SELECT 1 FROM pg_extension WHERE extname = 'vector'")):
                     db.execute(text("CREATE EXTENSION vector"))
-                tables[0].metadata.create_all(db, tables)
+                prepare(db, tables)
                 for statement in statements:
                     db.execute(text(statement))
         except DBAPIError as error:

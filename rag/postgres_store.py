@@ -30,8 +30,9 @@ from sqlalchemy import (
 
 from backends.errors import NotFound, QuartetError
 from rag.postgres import PostgresDatabase
+from rag.sql_rows import serving_slot
 from rag.sql_store import SqlStore
-from rag.store import TABLES, Vectors, files, metadata, vectors
+from rag.store import TABLES, Vectors, files, knowledge_bases, metadata, vector_slots
 from rag.words import STOP_WORDS
 
 _log = logging.getLogger(__name__)
@@ -106,8 +107,10 @@ class PostgresStore(SqlStore):
         """Nothing to make: the tables are for all bases."""
 
     def _base_going(self, db: Connection, base_id: int) -> None:
-        for name in db.scalars(_INDEXES, {"like": f"vectors_near_{base_id:d}_%"}).all():
-            db.execute(text(f"DROP INDEX {name}"))
+        for vectors in vector_slots:
+            of_base = {"table": vectors.name, "like": f"{vectors.name}_near_{base_id:d}_%"}
+            for name in db.scalars(_INDEXES, of_base).all():
+                db.execute(text(f"DROP INDEX {name}"))
 
     def _file_words(self, db: Connection, base_id: int, file_id: str) -> None:
         db.execute(
@@ -171,17 +174,17 @@ class PostgresStore(SqlStore):
 
     # ---- vectors
 
-    def _nearest(self, base_id: int, vector: Vectors, limit: int) -> list[int]:
-        dimension = vector.shape[1]
+    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
+        dimension, table = vector.shape[1], vector_slots[slot].name
         with self._database.write() as db:  # SET LOCAL belongs to a transaction
             db.execute(text("SET LOCAL hnsw.iterative_scan = 'relaxed_order'"))
             db.execute(text(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * limit)):d}"))
             rows = db.execute(
                 text(
-                    "SELECT vectors.passage_id FROM vectors "
-                    "JOIN passages ON passages.id = vectors.passage_id JOIN files ON files.id = passages.file_id "
-                    f"WHERE vectors.base_id = {base_id:d} AND files.state = 'searchable' "
-                    f"ORDER BY {_near(dimension)} <#> CAST(:vector AS {_kind(dimension)}) LIMIT :limit"
+                    f"SELECT {table}.passage_id FROM {table} "
+                    f"JOIN passages ON passages.id = {table}.passage_id JOIN files ON files.id = passages.file_id "
+                    f"WHERE {table}.base_id = {base_id:d} AND files.state = 'searchable' "
+                    f"ORDER BY {_near(table, dimension)} <#> CAST(:vector AS {_kind(dimension)}) LIMIT :limit"
                 ),
                 {"vector": _literal(vector), "limit": limit},
             )
@@ -191,18 +194,32 @@ class PostgresStore(SqlStore):
         if added is None:
             return
         try:
-            self._index_if_large(base_id)
+            with self._database.read() as db:
+                slot, _ = serving_slot(db)
+            self._index_if_large(base_id, slot)
         except QuartetError as error:  # exact search goes on; the next file tries again
             _log.warning("the vectors of knowledge base %d got no index: %s", base_id, error)
 
-    def _index_if_large(self, base_id: int) -> None:
+    def _prepare(self, slot: int) -> None:
+        with self._database.read() as db:
+            bases = list(db.scalars(select(knowledge_bases.c.id)))
+        for base_id in bases:
+            self._index_if_large(base_id, slot)
+
+    def _came(self, slot: int) -> None:
+        with self._database.write() as db:
+            for name in db.scalars(_INDEXES, {"table": vector_slots[1 - slot].name, "like": "%_near_%"}).all():
+                db.execute(text(f"DROP INDEX {name}"))
+
+    def _index_if_large(self, base_id: int, slot: int) -> None:
         """An approximate index of a large base's vectors. It is made while everybody reads and writes; PostgreSQL
         keeps it in step from then on. One that a crash left unfinished is made again."""
         with self._indexing, self._database.apart() as db:
+            vectors = vector_slots[slot]
             some = db.scalar(select(vectors.c.vector).where(vectors.c.base_id == base_id).limit(1))
             if some is None or len(some) > _WIDEST:
                 return
-            name = f"vectors_near_{base_id:d}_{len(some):d}"
+            name = f"{vectors.name}_near_{base_id:d}_{len(some):d}"
             found = db.execute(_INDEX, {"name": name}).one_or_none()
             if found and found.indisvalid:
                 return
@@ -213,16 +230,16 @@ class PostgresStore(SqlStore):
                 db.execute(text(f"DROP INDEX IF EXISTS {name}"))
                 db.execute(text("SET maintenance_work_mem = '256MB'"))
                 kind = _kind(len(some)).partition("(")[0]
-                column = f"({_near(len(some))}) {kind}_ip_ops"
+                column = f"({_near(vectors.name, len(some))}) {kind}_ip_ops"
                 where = f"WHERE base_id = {base_id:d}"
-                db.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON vectors USING hnsw ({column}) {where}"))
+                db.execute(text(f"CREATE INDEX CONCURRENTLY {name} ON {vectors.name} USING hnsw ({column}) {where}"))
             finally:
                 db.execute(text("RESET maintenance_work_mem"))
                 db.execute(text("SELECT pg_advisory_unlock(:key)"), {"key": base_id})
 
 
 _WIDEST = 4000  # numbers in a row that pgvector's index takes, at half precision; at full it takes 2000
-_INDEXES = text("SELECT indexname FROM pg_indexes WHERE tablename = 'vectors' AND indexname LIKE :like")
+_INDEXES = text("SELECT indexname FROM pg_indexes WHERE tablename = :table AND indexname LIKE :like")
 _INDEX = text("SELECT indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relname = :name")
 
 
@@ -230,9 +247,9 @@ def _kind(dimension: int) -> str:
     return f"vector({dimension:d})" if dimension <= 2000 or dimension > _WIDEST else f"halfvec({dimension:d})"
 
 
-def _near(dimension: int) -> str:
+def _near(table: str, dimension: int) -> str:
     """The vector as a value of known width, as the index has it."""
-    return f"CAST(vectors.vector AS {_kind(dimension)})"
+    return f"CAST({table}.vector AS {_kind(dimension)})"
 
 
 def _literal(vector: Vectors) -> str:

@@ -5,38 +5,30 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from backends.errors import EngineFailed, ModelUnusable
-from rag.ranking import rank
+from rag.errors import ModelChanged
+from rag.ranking import Candidates, rank
 from rag.scripts import reads
 from rag.types import Hit
 from rag.words import question_words
 
 if TYPE_CHECKING:
-    from rag.embeddings import PassageEmbeddings
+    from rag.embedding_models import EmbeddingModels
     from rag.store import Store
 
 _CANDIDATES = 50  # from each side
 
 
 class Retriever:
-    """Search over one store with one embedding model. Blocks; any number of threads may ask at once."""
+    """Search over one store with the embedding model in service. Blocks; any number of threads may ask."""
 
-    def __init__(self, store: Store, embeddings: PassageEmbeddings) -> None:
+    def __init__(self, store: Store, models: EmbeddingModels) -> None:
         self._store = store
-        self._embeddings = embeddings
+        self._models = models
 
     def search(self, base: str, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` hits, best first, none below 0. Raises NotFound for an unknown base."""
-        spoken: frozenset[str] = frozenset()
-        vector = None
-        try:
-            spoken = self._embeddings.description.scripts
-            if reads(query, spoken):
-                vector = self._embeddings.query_vector(query)
-        except (EngineFailed, ModelUnusable):
-            # Without its embedding model a knowledge base still answers by keywords.
-            pass
         query_words = question_words(query)
-        found = self._store.candidates(base, query_words, vector, max(_CANDIDATES, top_k))
+        found, spoken = self._candidates(base, query, query_words, max(_CANDIDATES, top_k))
         return [
             Hit(
                 passage_id=str(candidate.passage_id),
@@ -50,3 +42,23 @@ class Retriever:
             for scored in rank(query, query_words, found, spoken)[:top_k]
             for candidate in [scored.candidate]
         ]
+
+    def _candidates(
+        self, base: str, query: str, query_words: list[str], limit: int
+    ) -> tuple[Candidates, frozenset[str]]:
+        """What the store has for a question, and the scripts of the model that was asked; by keywords alone while
+        there is none."""
+        while True:
+            spoken: frozenset[str] = frozenset()
+            vector, name = None, ""
+            try:
+                with self._models.serving() as model:
+                    spoken, name = model.description.scripts, model.name
+                    if reads(query, spoken):
+                        vector = model.query_vector(query)
+            except (EngineFailed, ModelUnusable):
+                pass
+            try:
+                return self._store.candidates(base, query_words, vector, limit, name), spoken
+            except ModelChanged:  # just now: the question is asked of the new one
+                self._models.refresh()

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, Table, or_, select
 from sqlalchemy import delete as delete_from
 
 from rag import sql_whole
@@ -59,8 +59,18 @@ class SqlPart:
         """In how many of the `total` passages each word is (not those that are in none), and the `limit` best."""
         raise NotImplementedError
 
-    def _nearest(self, base_id: int, vector: Vectors, limit: int) -> list[int]:
+    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
+        """The nearest passages of a base by the vectors in the place `slot`."""
         raise NotImplementedError
+
+    def _prepare(self, slot: int) -> None:
+        """The vectors in `slot` are about to come into service: what searches need of them is made."""
+
+    def _coming(self, db: Connection, slot: int) -> None:
+        """In the transaction that puts `slot` into service, before it counts the versions of the bases."""
+
+    def _came(self, slot: int) -> None:
+        """The vectors in `slot` are in service now."""
 
     def _keep(self, db: Connection, file_id: str, content: Path) -> None:
         """Stores the bytes of a file, in a store that keeps them."""
@@ -72,6 +82,10 @@ class SqlPart:
         """Something was deleted that must not stay on the disk."""
 
     # ---- what several parts do
+
+    def _free(self, db: Connection, table: Table) -> Any:
+        """Of rows that are claimed for a while: those that nobody works on."""
+        return or_(table.c.claimed_until.is_(None), table.c.claimed_until < self._now(db))
 
     def _delete(self, db: Connection, base_id: int, ids: Sequence[str]) -> tuple[int, list[int]]:
         """Takes files out of all tables; returns the new version of the base and the passages that were searchable."""

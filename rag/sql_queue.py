@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, func, insert, or_, select, update
+from sqlalchemy import Select, func, insert, select, update
 from sqlalchemy import delete as delete_from
 
 from rag.sql_parts import SqlPart
-from rag.sql_rows import JOBS, UNFINISHED, job_of, short
-from rag.store import Job, NewPassage, Vectors, files, knowledge_bases, passages, vectors
+from rag.sql_rows import JOBS, UNFINISHED, job_of, serving_slot, short
+from rag.store import Job, NewPassage, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
 
 
 class SqlQueue(SqlPart):
@@ -29,10 +29,10 @@ class SqlQueue(SqlPart):
 
     def claim(self, owner: str, seconds: float) -> Job | None:
         with self._db.read() as db:  # most of the time there is nothing, and that costs the others no lock
-            if not db.execute(JOBS.where(self._free(db)).limit(1)).first():
+            if not db.execute(JOBS.where(self._free(db, files)).limit(1)).first():
                 return None
         with self._db.write() as db:
-            free = JOBS.where(self._free(db)).limit(1).with_for_update(skip_locked=True, of=files)
+            free = JOBS.where(self._free(db, files)).limit(1).with_for_update(skip_locked=True, of=files)
             row = db.execute(free).first()
             if row is None:
                 return None
@@ -43,15 +43,15 @@ class SqlQueue(SqlPart):
     def renew(self, owner: str, seconds: float) -> None:
         with self._db.write() as db:
             mine = (files.c.claimed_by == owner) & files.c.state.in_(UNFINISHED)
-            db.execute(update(files).where(mine).values(claimed_until=self._now(db) + seconds))
+            until = self._now(db) + seconds
+            db.execute(update(files).where(mine).values(claimed_until=until))
+            changing = embedding_models.c.claimed_by == owner
+            db.execute(update(embedding_models).where(changing).values(claimed_until=until))
 
     def release(self, owner: str, file_id: str) -> None:
         with self._db.write() as db:
             mine = (files.c.claimed_by == owner) & (files.c.id == file_id)
             db.execute(update(files).where(mine).values(claimed_by=None, claimed_until=None))
-
-    def _free(self, db: Connection) -> Any:
-        return or_(files.c.claimed_until.is_(None), files.c.claimed_until < self._now(db))
 
     def parsing(self, file_id: str, progress: float, pages: int | None) -> None:
         with self._db.write() as db:
@@ -82,14 +82,9 @@ class SqlQueue(SqlPart):
                     db.execute(insert(passages), rows)
 
     def passages_without_vector(self, file_id: str) -> list[int]:
-        query = (
-            select(passages.c.id)
-            .outerjoin(vectors)
-            .where(passages.c.file_id == file_id, vectors.c.passage_id.is_(None))
-            .order_by(func.length(passages.c.text).desc())
-        )
         with self._db.read() as db:
-            return list(db.scalars(query))
+            bare = _bare(file_id, serving_slot(db)[0])
+            return list(db.scalars(bare.order_by(func.length(passages.c.text).desc())))
 
     def passage_texts(self, ids: Sequence[int]) -> list[str]:
         with self._db.read() as db:
@@ -97,13 +92,15 @@ class SqlQueue(SqlPart):
             texts = {row.id: row.text for row in rows}
         return [texts.get(i, "") for i in ids]
 
-    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> bool:
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "") -> bool:
         with self._db.write() as db:
             file = db.execute(select(files).where(files.c.id == file_id).with_for_update()).one_or_none()
             if file is None or file.state != "embedding":  # deleted meanwhile, or another one was faster
                 return False
-            bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
-            wanted = set(db.scalars(bare.where(passages.c.file_id == file_id, passages.c.id.in_(ids))))
+            slot, name = serving_slot(db)
+            if model and model != name:
+                return False
+            wanted = set(db.scalars(_bare(file_id, slot).where(passages.c.id.in_(ids))))
             new = [
                 {"passage_id": i, "base_id": file.base_id, "vector": row}
                 for i, row in zip(ids, rows, strict=True)
@@ -111,7 +108,7 @@ class SqlQueue(SqlPart):
             ]
             if not new:
                 return True
-            db.execute(insert(vectors), new)
+            db.execute(insert(vector_slots[slot]), new)
             total = db.scalar(select(func.max(passages.c.position) + 1).where(passages.c.file_id == file_id)) or 1
             done = file.passages + len(new)
             db.execute(update(files).where(files.c.id == file_id).values(passages=done, progress=min(1, done / total)))
@@ -124,8 +121,7 @@ class SqlQueue(SqlPart):
             db.execute(select(knowledge_bases.c.id).where(knowledge_bases.c.id == base_id).with_for_update())
             mine = select(files).where(files.c.id == file_id, files.c.state == "embedding").with_for_update()
             file = db.execute(mine).one_or_none()
-            bare = select(passages.c.id).outerjoin(vectors).where(vectors.c.passage_id.is_(None))
-            if file is None or db.scalars(bare.where(passages.c.file_id == file_id).limit(1)).first():
+            if file is None or db.scalars(_bare(file_id, serving_slot(db)[0]).limit(1)).first():
                 return []
             same_name = select(files.c.id).where(files.c.base_id == file.base_id, files.c.name == file.name)
             newer = same_name.where(files.c.number > file.number, files.c.state == "searchable")
@@ -150,3 +146,10 @@ class SqlQueue(SqlPart):
                 update(files).where(files.c.id == file_id, files.c.state.in_(UNFINISHED)).values(**failed)
             ).rowcount:
                 db.execute(delete_from(passages).where(passages.c.file_id == file_id))
+
+
+def _bare(file_id: str, slot: int) -> Select[Any]:
+    """Passages of a file that have no vector in this place."""
+    table = vector_slots[slot]
+    of_file = select(passages.c.id).outerjoin(table, table.c.passage_id == passages.c.id)
+    return of_file.where(passages.c.file_id == file_id, table.c.passage_id.is_(None))

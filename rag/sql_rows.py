@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import Connection, Row, select
 
 from backends.errors import NotFound
-from rag.store import Job, files, knowledge_bases
+from rag.store import Job, embedding_models, files, knowledge_bases
 from rag.types import FileRecord
 
 WORD = 200  # characters; a longer word is nobody's question, and databases limit what they index
@@ -27,6 +27,13 @@ JOBS = (
 
 def job_of(row: Any) -> Job:
     return Job(row.base, row.id, row.name, parsed=row.state == "embedding")
+
+
+def serving_slot(db: Connection) -> tuple[int, str]:
+    """Which of the places for vectors is searched, and the name of their model; "" before there is one."""
+    query = select(embedding_models.c.slot, embedding_models.c.name).where(embedding_models.c.state == "serving")
+    row = db.execute(query).one_or_none()
+    return (row.slot, row.name) if row else (0, "")
 
 
 def short(words: Sequence[str]) -> list[str]:

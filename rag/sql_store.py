@@ -7,61 +7,41 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import delete as delete_from
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import Connection, func, select
 
+from rag.errors import ModelChanged
 from rag.ranking import Candidate, Candidates
 from rag.sql_bases import SqlBases
 from rag.sql_files import SqlFiles
+from rag.sql_models import SqlModels
 from rag.sql_queue import SqlQueue
-from rag.sql_rows import base_id_of, short
-from rag.store import Vectors, files, knowledge_bases, passages, settings, vectors
+from rag.sql_rows import base_id_of, serving_slot, short
+from rag.store import Vectors, files, passages, vector_slots
 
 
-class SqlStore(SqlBases, SqlFiles, SqlQueue):
+class SqlStore(SqlBases, SqlFiles, SqlQueue, SqlModels):
     """A Store over `database`, but for what the subclass adds."""
-
-    # ---- the embedding model
-
-    def use_embedding_model(self, name: str) -> None:
-        with self._db.write() as db:
-            before = db.scalar(select(settings.c.value).where(settings.c.name == "embedding_model"))
-            if before == name:
-                return
-            if before is None:
-                db.execute(insert(settings).values(name="embedding_model", value=name))
-                return
-            db.execute(update(settings).where(settings.c.name == "embedding_model").values(value=name))
-            db.execute(delete_from(vectors))
-            for file_id, base_id in db.execute(
-                select(files.c.id, files.c.base_id).where(files.c.state == "searchable")
-            ).all():
-                self._unfile_words(db, base_id, file_id)
-            db.execute(
-                update(files)
-                .where(files.c.state.in_(["searchable", "embedding"]))
-                .values(state="embedding", progress=0.0, passages=0)
-            )
-            db.execute(update(knowledge_bases).values(version=knowledge_bases.c.version + 1))
-
-    def embedding_model(self) -> str | None:
-        """Whose vectors these are; None before the first use."""
-        with self._db.read() as db:
-            return db.scalar(select(settings.c.value).where(settings.c.name == "embedding_model"))
 
     # ---- search
 
-    def candidates(self, base: str, words: Sequence[str], vector: Vectors | None, limit: int) -> Candidates:
+    def candidates(
+        self, base: str, words: Sequence[str], vector: Vectors | None, limit: int, model: str = ""
+    ) -> Candidates:
+        near: list[int] = []
+        if vector is not None:
+            with self._db.read() as db:
+                base_id, slot = base_id_of(db, base), _slot(db, model)
+            near = self._nearest(base_id, slot, vector, limit)
         with self._db.read() as db:
-            base_id = base_id_of(db, base)
-        near = self._nearest(base_id, vector, limit) if vector is not None else []
-        with self._db.read() as db:
-            base_id = base_id_of(db, base)
+            base_id, slot = base_id_of(db, base), _slot(db, "" if vector is None else model)
+            vectors = vector_slots[slot]
             searchable = (files.c.base_id == base_id) & (files.c.state == "searchable")
             total = db.scalar(select(func.sum(files.c.passages)).where(searchable)) or 0
             frequency, matching = self._by_words(db, base_id, short(words), limit, total)
             rows = db.execute(
-                select(passages, vectors.c.vector).join(vectors).where(passages.c.id.in_({*matching, *near}))
+                select(passages, vectors.c.vector)
+                .join(vectors, vectors.c.passage_id == passages.c.id)
+                .where(passages.c.id.in_({*matching, *near}))
             ).all()
             # Asked apart: given all three tables, SQLite goes through every passage of the base to find these.
             mine = searchable & files.c.id.in_({row.file_id for row in rows})
@@ -82,3 +62,11 @@ class SqlStore(SqlBases, SqlFiles, SqlQueue):
             }
         # In one order on every store, so that equal scores come out alike.
         return Candidates([found[i] for i in sorted(found)], total, frequency)
+
+
+def _slot(db: Connection, model: str) -> int:
+    """The place for vectors that is searched. Raises ModelChanged when they are not of this model."""
+    slot, name = serving_slot(db)
+    if model and model != name:
+        raise ModelChanged
+    return slot

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Connection, insert, select, update
 
-from rag.sql_rows import QUEUED, short
-from rag.store import NewFile, Vectors, files, knowledge_bases, passages, vectors
+from rag.sql_rows import QUEUED, serving_slot, short
+from rag.store import NewFile, Vectors, files, knowledge_bases, passages, vector_slots
 
 Passage = tuple[str, str, int | None, str]  # text, words, page, heading
 # The file, its pages, its note, when it came, its bytes, its passages in order and a row of vectors for each.
@@ -21,6 +21,7 @@ _CHUNK = 1000  # rows in one statement
 def whole_file(db: Connection, file_id: str) -> tuple[str, list[Passage], Vectors]:
     """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
     digest = db.scalar(select(files.c.sha256).where(files.c.id == file_id)) or ""
+    vectors = vector_slots[serving_slot(db)[0]]
     query = (
         select(passages.c.text, passages.c.words, passages.c.page, passages.c.heading, vectors.c.vector)
         .join(vectors, vectors.c.passage_id == passages.c.id)
@@ -54,7 +55,7 @@ def add_file(db: Connection, base_id: int, whole: WholeFile) -> bool:
         of_file = select(passages.c.position, passages.c.id).where(passages.c.file_id == new.id)
         ids = db.execute(of_file.where(passages.c.position >= start)).all()
         db.execute(
-            insert(vectors),
+            insert(vector_slots[serving_slot(db)[0]]),
             [{"passage_id": i, "base_id": base_id, "vector": np.asarray(rows[at], np.float32)} for at, i in ids],
         )
     return bool(found)

@@ -16,13 +16,15 @@ from sqlalchemy import Connection, Engine, Table, create_engine, event, text
 from sqlalchemy.exc import DatabaseError
 
 from backends.errors import QuartetError, StorageFull
+from rag.schema import prepare
 
 _log = logging.getLogger(__name__)
 _SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 
 
 class Database:
-    """Makes the file and `tables` where they are missing. Raises QuartetError when it is damaged."""
+    """Makes the file and `tables` where they are missing. Raises QuartetError when it is damaged, or of a
+    later version."""
 
     def __init__(self, file: Path, tables: Sequence[Table]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -30,11 +32,14 @@ class Database:
         self._writing = threading.Lock()
         try:
             with self.write() as db:
-                tables[0].metadata.create_all(db, tables)
+                prepare(db, tables)
             with self.read() as db:
                 problem = db.execute(text("PRAGMA quick_check(1)")).scalar()
         except DatabaseError as error:
             problem = str(error.orig)
+        except BaseException:
+            self.close()
+            raise
         if problem != "ok":
             self.close()
             _log.info("integrity check of %s: %s", file, problem)

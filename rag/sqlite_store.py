@@ -16,10 +16,12 @@ import numpy as np
 from sqlalchemy import Connection, func, select, update
 
 from rag import fts
+from rag.errors import ModelChanged
 from rag.index import VectorIndex
+from rag.sql_rows import serving_slot
 from rag.sql_store import SqlStore
 from rag.sqlite import Database
-from rag.store import TABLES, Vectors, files, knowledge_bases, passages, vectors
+from rag.store import TABLES, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
 
 _log = logging.getLogger(__name__)
 
@@ -34,16 +36,19 @@ class SqliteStore(SqlStore):
         self._file = Database(folder / "quartet.db", TABLES)
         super().__init__(self._file)
         self._index_folder = folder / "indexes"  # copies of large ones; may be deleted at any time
-        self._indexes: dict[int, VectorIndex] = {}
+        self._indexes: dict[tuple[int, int], VectorIndex] = {}  # by base and place of its vectors
         self._indexing = threading.Lock()
         self._counts: dict[int, dict[str, fts.Count]] = {}  # of the words of a base
         with self._db.write() as db:
             # One process at a time has the folder: whoever held a claim is gone.
-            db.execute(update(files).where(files.c.claimed_by.is_not(None)).values(claimed_by=None, claimed_until=None))
+            for table in (files, embedding_models):
+                db.execute(
+                    update(table).values(claimed_by=None, claimed_until=None).where(table.c.claimed_by.is_not(None))
+                )
 
     def close(self) -> None:
         with self._indexing:
-            for base_id, index in self._indexes.items():
+            for (base_id, _), index in self._indexes.items():
                 self._save(base_id, index)
         super().close()
 
@@ -57,7 +62,8 @@ class SqliteStore(SqlStore):
         fts.drop(db, base_id)
         self._counts.pop(base_id, None)
         with self._indexing:
-            self._indexes.pop(base_id, None)
+            for slot in range(len(vector_slots)):
+                self._indexes.pop((base_id, slot), None)
             self._index_file(base_id).unlink(missing_ok=True)
 
     def _file_words(self, db: Connection, base_id: int, file_id: str) -> None:
@@ -69,7 +75,7 @@ class SqliteStore(SqlStore):
     def _by_words(
         self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
-        version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
+        version = _version(db, base_id)
         known = self._counts.setdefault(base_id, {})
         if len(known) > _COUNTS:
             known.clear()
@@ -80,22 +86,53 @@ class SqliteStore(SqlStore):
 
     # ---- vectors
 
-    def _nearest(self, base_id: int, vector: Vectors, limit: int) -> list[int]:
-        return self._index(base_id).nearest(vector, limit)
+    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
+        return self._index(base_id, slot).nearest(vector, limit)
 
-    def _index(self, base_id: int) -> VectorIndex:
+    def _index(self, base_id: int, slot: int) -> VectorIndex:
         """The index of the newest commit; made anew when there is none or it is not of that commit."""
         with self._indexing, self._db.read() as db:
-            version = db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
-            index = self._indexes.get(base_id)
+            if serving_slot(db)[0] != slot:
+                raise ModelChanged
+            version = _version(db, base_id)
+            index = self._indexes.get((base_id, slot))
             if index is None or index.version != version:
                 index = VectorIndex.load(self._index_file(base_id), version)
                 if index is None:
                     self._index_file(base_id).unlink(missing_ok=True)  # stale or damaged
-                    index = _build_index(db, base_id, version)
+                    index = _build_index(db, base_id, slot, version)
                     self._save(base_id, index)
-                self._indexes[base_id] = index
+                self._indexes[base_id, slot] = index
             return index
+
+    def _prepare(self, slot: int) -> None:
+        with self._db.read() as db:
+            for base_id in db.scalars(select(knowledge_bases.c.id)).all():
+                with self._indexing:  # one of another model that did not come into service
+                    self._indexes.pop((base_id, slot), None)
+                self._make_next(db, base_id, slot)
+
+    def _coming(self, db: Connection, slot: int) -> None:
+        # What was changed since it was prepared is made again; it is not found by its version before the commit.
+        for base_id in db.scalars(select(knowledge_bases.c.id)).all():
+            self._make_next(db, base_id, slot)
+
+    def _make_next(self, db: Connection, base_id: int, slot: int) -> None:
+        """The index that is the right one after the next change of version, if that is the swap."""
+        version = _version(db, base_id) + 1
+        index = self._indexes.get((base_id, slot))
+        if index is None or index.version != version:
+            index = _build_index(db, base_id, slot, version)
+            with self._indexing:
+                self._indexes[base_id, slot] = index
+
+    def _came(self, slot: int) -> None:
+        with self._indexing:
+            for base_id, other in list(self._indexes):
+                if other == slot:
+                    self._save(base_id, self._indexes[base_id, slot])
+                else:
+                    del self._indexes[base_id, other]
 
     def _index_file(self, base_id: int) -> Path:
         return self._index_folder / f"{base_id}.faiss"
@@ -113,9 +150,10 @@ class SqliteStore(SqlStore):
 
     def _changed(self, base_id: int, version: int, added: str | None = None, removed: Sequence[int] = ()) -> None:
         with self._indexing, self._db.read() as db:
+            slot, _ = serving_slot(db)
             if removed:  # what is deleted must not lie on the disk
                 self._index_file(base_id).unlink(missing_ok=True)
-            index = self._indexes.get(base_id)
+            index = self._indexes.get((base_id, slot))
             if index is None:
                 return
             if index.version != version - 1:  # made from the newer commit already, or of one too old
@@ -123,12 +161,17 @@ class SqliteStore(SqlStore):
             if removed:
                 index.remove(removed)
             if added:
-                for ids, rows in _vectors(db, files.c.id == added):
+                for ids, rows in _vectors(db, slot, files.c.id == added):
                     index.add(ids, rows)
             index.version = version
 
 
-def _vectors(db: Connection, which: Any) -> Iterator[tuple[list[int], Vectors]]:
+def _version(db: Connection, base_id: int) -> int:
+    return db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
+
+
+def _vectors(db: Connection, slot: int, which: Any) -> Iterator[tuple[list[int], Vectors]]:
+    vectors = vector_slots[slot]
     query = (
         select(vectors.c.passage_id, vectors.c.vector)
         .join(passages, passages.c.id == vectors.c.passage_id)
@@ -139,7 +182,7 @@ def _vectors(db: Connection, which: Any) -> Iterator[tuple[list[int], Vectors]]:
         yield [row.passage_id for row in rows], np.stack([row.vector for row in rows])
 
 
-def _build_index(db: Connection, base_id: int, version: int) -> VectorIndex:
+def _build_index(db: Connection, base_id: int, slot: int, version: int) -> VectorIndex:
     searchable = (files.c.base_id == base_id) & (files.c.state == "searchable")
     rows = db.scalar(select(func.sum(files.c.passages)).where(searchable)) or 0
-    return VectorIndex.build(version, rows, lambda: _vectors(db, searchable))
+    return VectorIndex.build(version, rows, lambda: _vectors(db, slot, searchable))

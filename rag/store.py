@@ -106,12 +106,36 @@ passages = Table(
     sqlite_autoincrement=True,
 )
 
-vectors = Table(
-    "vectors",
+
+def _vectors(name: str) -> Table:
+    return Table(
+        name,
+        metadata,
+        Column("passage_id", ForeignKey("passages.id", ondelete="CASCADE"), primary_key=True),
+        Column("base_id", ForeignKey("knowledge_bases.id", ondelete="CASCADE"), nullable=False, index=True),
+        Column("vector", _Row, nullable=False),  # normalised
+    )
+
+
+# Two places for vectors: those of one embedding model are searched while those of the next one are made.
+vector_slots = (_vectors("vectors"), _vectors("vectors_2"))
+
+# Whose vectors are in which of the two places.
+embedding_models = Table(
+    "embedding_models",
     metadata,
-    Column("passage_id", ForeignKey("passages.id", ondelete="CASCADE"), primary_key=True),
-    Column("base_id", ForeignKey("knowledge_bases.id", ondelete="CASCADE"), nullable=False, index=True),
-    Column("vector", _Row, nullable=False),  # normalised
+    Column("slot", Integer, primary_key=True, autoincrement=False),
+    Column("source", Text, nullable=False),  # what it is loaded from: "", a folder, a hub id
+    Column("name", Text, nullable=False),  # the model and its version; "" until it is known
+    # serving; waiting, for the place to be empty; building; failed; retired
+    Column("state", String(16), nullable=False),
+    Column("done", BigInteger, nullable=False, default=0),
+    Column("total", BigInteger, nullable=False, default=0),
+    Column("rate", Float, nullable=False, default=0.0),  # passages per second
+    Column("long", BigInteger, nullable=False, default=0),  # passages that this model does not read whole
+    Column("error", Text, nullable=False, default=""),
+    Column("claimed_by", String(32)),
+    Column("claimed_until", Float(53)),
 )
 
 settings = Table(
@@ -121,7 +145,7 @@ settings = Table(
     Column("value", Text, nullable=False),
 )
 
-TABLES = [knowledge_bases, files, passages, vectors, settings]
+TABLES = [knowledge_bases, files, passages, *vector_slots, embedding_models, settings]
 
 
 @dataclass(frozen=True)
@@ -152,6 +176,21 @@ class Job:
     file_id: str
     name: str
     parsed: bool
+
+
+@dataclass(frozen=True)
+class ModelRecord:
+    """An embedding model of the store, as in the table of them. `source` "" is the one that is built in."""
+
+    slot: int
+    source: str
+    name: str
+    state: str
+    done: int
+    total: int
+    rate: float
+    long: int
+    error: str
 
 
 class Store(Protocol):
@@ -216,8 +255,9 @@ class Store(Protocol):
         ...
 
     def passage_texts(self, ids: Sequence[int]) -> list[str]: ...
-    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors) -> bool:
-        """Whether the file still waits for vectors: not when it was deleted, cancelled or finished meanwhile."""
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "") -> bool:
+        """Whether the file still waits for vectors of `model`: not when it was deleted, cancelled or finished, or when
+        another model came into service meanwhile."""
         ...
 
     def finish(self, file_id: str) -> list[str]:
@@ -226,12 +266,59 @@ class Store(Protocol):
         ...
 
     def fail(self, file_id: str, reason: str, error: str) -> None: ...
-    def use_embedding_model(self, name: str) -> None:
-        """Vectors of another model are dropped and made again."""
+
+    # ---- embedding models
+
+    def models(self) -> tuple[ModelRecord | None, ModelRecord | None]:
+        """The one in service, and the one that is to follow it or failed to."""
         ...
 
-    def candidates(self, base: str, words: Sequence[str], vector: Vectors | None, limit: int) -> Candidates:
-        """The `limit` best by keywords and, given a query vector of shape (1, dimension), the `limit` nearest."""
+    def ask_for_model(self, source: str, name: str) -> None:
+        """This one shall be in service: at once where there are no vectors yet and `name` is known, else when all
+        passages have vectors of it. Asking for the one in service gives up a change under way."""
+        ...
+
+    def clear_unused(self, limit: int) -> bool:
+        """Deletes at most `limit` vectors that are of no use any more; whether there was anything to do."""
+        ...
+
+    def claim_change(self, owner: str, seconds: float) -> ModelRecord | None:
+        """The change that is to be worked on and that nobody works on; `renew` keeps it."""
+        ...
+
+    def begin_change(self, owner: str, name: str) -> bool:
+        """The model is loaded, and called so. Whether there is anything left to do for `owner`."""
+        ...
+
+    def passages_for_next(self, after: int, limit: int) -> list[tuple[int, str]]:
+        """Passages, by id and from `after` on, that the next model has no vector of."""
+        ...
+
+    def add_next_vectors(self, owner: str, ids: Sequence[int], rows: Vectors, rate: float, long: int) -> bool:
+        """Whether the change is still `owner`'s. `rate` in passages per second; `long` counts passages among these
+        that the model does not read whole."""
+        ...
+
+    def prepare_swap(self) -> None:
+        """Makes what searches with the next model need, as far as it can be made before."""
+        ...
+
+    def swap(self, owner: str) -> bool:
+        """Puts the next model into service, in one transaction; not when a searchable passage has no vector of it."""
+        ...
+
+    def release_change(self, owner: str) -> None: ...
+    def fail_change(self, owner: str, error: str) -> None:
+        """The one in service stays."""
+        ...
+
+    # ---- search
+
+    def candidates(
+        self, base: str, words: Sequence[str], vector: Vectors | None, limit: int, model: str = ""
+    ) -> Candidates:
+        """The `limit` best by keywords and, given a query vector of shape (1, dimension), the `limit` nearest.
+        Raises ModelChanged when the vector is of `model` and that is not the one in service any more."""
         ...
 
     def close(self) -> None: ...

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backends.errors import Conflict, InvalidRequest
 from rag.archive import Archive, ArchivedFile, ArchivedPassage, ArchiveWriter
+from rag.model_name import model_name
 from rag.names import base_name
 from rag.sql_store import SqlStore
 from rag.store import NewFile
@@ -67,9 +68,9 @@ def export_base(store: SqlStore, data_dir: Path, name: str, target: Path) -> Tra
 
 
 def import_base(store: SqlStore, data_dir: Path, source: Path, name: str = "", model: str = "") -> Transferred:
-    """`model` is the embedding model of a store that has none yet. Vectors of another model than the store's are left
-    out: these files are read again by the next start. Raises InvalidRequest for an archive that is damaged or hostile,
-    Conflict when there is a base of this name."""
+    """`model` is what the embedding model of a store that has none yet is loaded from. Vectors of another model than
+    the store's are left out: these files are read again by the next start. Raises InvalidRequest for an archive that
+    is damaged or hostile, Conflict when there is a base of this name."""
     if not source.is_file():
         raise InvalidRequest(f"There is no file {source}; name an archive that `export` has written.")
     files = data_dir / "files"
@@ -78,7 +79,8 @@ def import_base(store: SqlStore, data_dir: Path, source: Path, name: str = "", m
         archive = Archive(source, Path(folder))
         name = base_name(name) if name else archive.name
         if store.embedding_model() is None:
-            store.use_embedding_model(model or archive.embedding_model)
+            called = (model and model_name(model)) or archive.embedding_model
+            store.ask_for_model(model or called.partition("@")[0], called)
         fits = store.embedding_model() == archive.embedding_model
         ids = [secrets.token_hex(16) for _ in archive.files]
         kept: list[Path] = []

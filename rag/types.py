@@ -50,6 +50,31 @@ class KnowledgeBase:
 
 
 @dataclass(frozen=True)
+class ModelChange:
+    """The change to another embedding model. `state` is waiting, building or failed, and `error` says why it failed.
+    `done` of `total` passages have vectors of it; `seconds_left` is None while that is not known."""
+
+    model: str
+    state: str
+    done: int
+    total: int
+    passages_per_second: float
+    seconds_left: float | None
+    error: str
+
+
+@dataclass(frozen=True)
+class EmbeddingStatus:
+    """The embedding model in service, "" before there is one. `version` tells its weights from others of its name;
+    `note` is "" or says what the operator should know, in a sentence."""
+
+    model: str
+    version: str
+    note: str
+    change: ModelChange | None
+
+
+@dataclass(frozen=True)
 class Hit:
     """A passage that was found. `score` is 0..1, higher is better; `page` counts from 1, None without pages."""
 

@@ -13,6 +13,7 @@ from backends.errors import Conflict, QuartetError
 from webui import markup
 from webui.conversations import Conversations
 from webui.dialogue import Dialogue, build_dialogue
+from webui.embedding_panel import build_embedding_panel
 from webui.notice import say, say_error
 from webui.texts import Texts
 from webui.uploads import uploaded_file
@@ -75,6 +76,7 @@ def build_langchain_tab(
                     with gr.Row():
                         yes = gr.Button(texts.delete_yes, variant="stop", size="sm", elem_id="delete-yes", min_width=60)
                         no = gr.Button(texts.cancel, size="sm", min_width=60)
+            build_embedding_panel(texts, demo, knowledge)
         with gr.Column(scale=1, min_width=360, elem_classes="q-talk"):
             mode = gr.Markdown(visible=False, elem_classes="q-mode", elem_id="quote-mode")
             dialogue = build_dialogue(

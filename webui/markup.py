@@ -37,6 +37,16 @@ def _percent(fraction: float) -> int:
     return round(100 * min(1.0, max(0.0, fraction)))
 
 
+def pace(per_second: float, seconds_left: float | None, texts: Texts) -> list[str]:
+    """How fast passages are made and how long it will take, as far as that is known."""
+    facts = [texts.per_second.format(n=f"{per_second:.3g}")] if per_second else []
+    if seconds_left is not None:
+        minutes, seconds = divmod(round(seconds_left), 60)
+        left = texts.minutes.format(m=minutes) if minutes >= 2 else texts.seconds.format(s=seconds + 60 * minutes)
+        facts.append(texts.time_left.format(left=left))
+    return facts
+
+
 def files(records: Iterable[FileRecord], texts: Texts) -> str:
     """One row per document: name, and how far it is or what came of it."""
     rows = "".join(_file(record, texts) for record in records)

@@ -133,6 +133,20 @@ class Texts:
     passages_one = Both("1 passage", "1 个段落")
     passages_many = Both("{n} passages", "{n} 个段落")
 
+    embedding_model = Both("Embedding model", "向量模型")
+    no_embedding_model = Both("None yet", "尚无")
+    version = Both("version {version}", "版本 {version}")
+    next_embedding_model = Both("Change to", "更换为")
+    embedding_placeholder = Both("A folder or hub id", "本地目录或模型库 ID")
+    change = Both("Change", "更换")
+    changing = Both("Changing to {model}; searches go on meanwhile", "正在更换为 {model}，期间检索照常")
+    change_failed = Both("Not changed to {model}: {why}", "未能更换为 {model}：{why}")
+    of_passages = Both("{done} of {total} passages", "{done}/{total} 个段落")
+    per_second = Both("{n} passages/s", "每秒 {n} 个段落")
+    time_left = Both("{left} left", "剩余 {left}")
+    minutes = Both("{m} min", "{m} 分钟")
+    seconds = Both("{s} s", "{s} 秒")
+
     # Model panel
     model_panel = Both("Model", "模型")
     state_empty = Both("No model loaded", "未加载模型")

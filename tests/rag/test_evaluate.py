@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from backends.errors import InvalidRequest
+from rag.embedding_models import EmbeddingModels
 from rag.evaluate import Evaluation, Question, evaluate, plot, read_questions
 from rag.retriever import Retriever
 from rag.sqlite_store import SqliteStore
@@ -23,6 +24,7 @@ def squad(file: Path, *asked: tuple[str, str]) -> Path:
 
 def test_questions_are_counted_by_the_place_of_their_answer(tmp_path: Path) -> None:
     store = SqliteStore(tmp_path)
+    store.ask_for_model("", MODEL.name)
     store.create_base("kb")
     add(store, "a", "The pump has a warranty of 36  Months.", "The pump is blue.", "The ferry leaves at nine.")
     file = squad(
@@ -34,7 +36,7 @@ def test_questions_are_counted_by_the_place_of_their_answer(tmp_path: Path) -> N
     )
     questions = read_questions(file)
     assert [question.answers for question in questions] == [("36 months",), ("at nine",), ("green",)]
-    retriever = Retriever(store, MODEL)
+    retriever = Retriever(store, EmbeddingModels(store, lambda source: MODEL, MODEL))
     result = evaluate(lambda text, k: retriever.search("kb", text, k), questions)
     store.close()
     assert result.places == (1, 1, 0)

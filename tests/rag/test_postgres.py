@@ -47,7 +47,7 @@ def test_what_is_uploaded_to_one_app_is_found_by_the_other(
 async def test_the_files_of_an_app_that_died_are_taken_over(postgres: Postgres, tmp_path: Path) -> None:
     url = postgres.database()
     dead = PostgresStore(url)
-    dead.use_embedding_model(MODEL.name)
+    dead.ask_for_model("", MODEL.name)
     dead.create_base("kb")
     source = tmp_path / "a.txt"
     source.write_text("alpha beta")

@@ -20,7 +20,7 @@ from tests.rag.test_stores import MODEL, add, by_keyword, found
 @pytest.fixture
 def store(tmp_path: Path) -> Iterator[SqliteStore]:
     store = SqliteStore(tmp_path)
-    store.use_embedding_model(MODEL.name)
+    store.ask_for_model("", MODEL.name)
     store.create_base("kb")
     yield store
     store.close()

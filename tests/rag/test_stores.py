@@ -42,7 +42,7 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[OpenS
 @pytest.fixture
 def store(open_store: OpenStore) -> SqlStore:
     store = open_store()
-    store.use_embedding_model(MODEL.name)
+    store.ask_for_model("", MODEL.name)
     store.create_base("kb")
     return store
 
@@ -184,20 +184,6 @@ def test_the_index_kept_in_step_is_the_one_made_anew(open_store: OpenStore) -> N
     anew = open_store()
     assert found(anew, "alpha beta") == kept
     anew.close()
-
-
-def test_another_embedding_model_means_new_vectors_and_no_other_loss(store: SqlStore) -> None:
-    add(store, "a", "alpha")
-    wider = HashedEmbeddings("wider", dimension=128)
-    store.use_embedding_model("wider")
-    assert store.file("kb", "a").state == "embedding"
-    ids = store.passages_without_vector("a")
-    store.add_vectors("a", ids, wider.passage_vectors(store.passage_texts(ids)))
-    store.finish("a")
-    hits = store.candidates("kb", ["alpha"], wider.query_vector("alpha"), 10).passages
-    assert [hit.text for hit in hits] == ["alpha"]
-    store.use_embedding_model("wider")
-    assert store.file("kb", "a").state == "searchable"
 
 
 def test_searches_see_a_file_whole_or_not_at_all(store: SqlStore) -> None:

@@ -95,7 +95,7 @@ async def test_vectors_of_another_model_are_left_out_and_the_files_read_again(tm
         export_base(store, tmp_path / "a", "kb", tmp_path / "kb.zip")
     store.close()
     other = open_store(tmp_path / "b", "")
-    other.use_embedding_model("another model")
+    other.ask_for_model("", "another model")
     done = import_base(other, tmp_path / "b", tmp_path / "kb.zip", "新")
     assert (done.name, done.files, done.passages, done.waiting) == ("新", 3, 0, 3)
     other.close()
