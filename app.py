@@ -201,11 +201,30 @@ def command(name: str, arguments: Sequence[str]) -> None:
             raise CannotStart(f"{error.filename or 'The disk'} cannot be used: {error.strerror}.") from error
 
 
+def users(arguments: Sequence[str]) -> None:
+    """What accounts/commands.py does, also while a Quartet has the data folder. Raises CannotStart."""
+    from accounts.commands import users_command
+    from backends.errors import QuartetError
+
+    parser = Parser(prog="python app.py users", allow_abbrev=False)
+    work = users_command(parser)
+    given, flags = parser.parse_known_args(arguments)
+    settings = read_settings(flags, os.environ)
+    try:
+        print(work(given, settings.data_dir, settings.database_url))
+    except QuartetError as error:
+        raise CannotStart(error.message) from error
+    except OSError as error:
+        raise CannotStart(f"{error.filename or 'The disk'} cannot be used: {error.strerror}.") from error
+
+
 def main(arguments: Sequence[str]) -> int:
     """Run Quartet, or the command that is named first; the result is the exit code."""
     os.umask(0o077)  # documents are private
     try:
-        if arguments and arguments[0] in COMMANDS:
+        if arguments and arguments[0] == "users":
+            users(arguments[1:])
+        elif arguments and arguments[0] in COMMANDS:
             command(arguments[0], arguments[1:])
         else:
             run(arguments)

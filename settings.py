@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   python app.py --engine-url http://gpu-box:8001/v1    a model that is served elsewhere (OpenAI protocol)
   python app.py evaluate QUESTIONS.json --knowledge-base NAME      recall of a knowledge base on questions of yours
   python app.py export NAME FILE.zip                   a knowledge base as one file; import FILE.zip brings it back
+  python app.py users add NAME --role admin            an account: from the first one on everybody has to log in
   QUARTET_TOKEN=... python app.py --host 0.0.0.0       for the network, with a token of yours
 
 Every flag is also an environment variable: QUARTET_PORT for --port, and so on; a flag wins over its variable.
