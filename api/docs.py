@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from html import escape
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, JSONResponse
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -29,12 +30,16 @@ a token takes it in the header <code>Authorization: Bearer TOKEN</code>. Every e
 
 
 def router(app: FastAPI) -> APIRouter:
-    """The route `GET /docs`."""
+    """The routes `GET /docs` and `GET /openapi.json`. Making the document takes a while: not on the event loop."""
     routes = APIRouter(include_in_schema=False)
 
     @routes.get("/docs")
     async def docs() -> HTMLResponse:
-        return HTMLResponse(render(app.openapi()))
+        return HTMLResponse(render(await asyncio.to_thread(app.openapi)))
+
+    @routes.get("/openapi.json")
+    async def document() -> JSONResponse:
+        return JSONResponse(await asyncio.to_thread(app.openapi))
 
     return routes
 

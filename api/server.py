@@ -75,7 +75,8 @@ def create_app(
         title="Quartet",
         version=settings.version,
         lifespan=lifespan,
-        docs_url=None,  # both pages would load their scripts from another host; ours is in docs.py
+        openapi_url=None,  # the document and its page are in docs.py: theirs load scripts from another host
+        docs_url=None,
         redoc_url=None,
         middleware=[
             Middleware(RequestLog, metrics.request_over),

@@ -67,8 +67,9 @@ class ChatService:
                 async for delta in answer:
                     yield delta
             return
-        # LangChain takes a second to import: with the first question, and not on the event loop.
-        await asyncio.to_thread(importlib.import_module, "langchain_core.runnables")
+        # LangChain takes a second to import: with the first question, and not on the event loop. The package itself
+        # imports nothing; what it names is in this module.
+        await asyncio.to_thread(importlib.import_module, "langchain_core.runnables.base")
         from langchain_core.runnables import RunnableGenerator, RunnableLambda
 
         async with AsyncExitStack() as stack:
