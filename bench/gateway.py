@@ -18,15 +18,15 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import psutil
 
-ROOT = Path(__file__).resolve().parents[1]
+from bench.streams import ROOT, Load, Measured, measure
+
 CHUNKS = 200
 MODEL = "stand-in"
-TOKEN = b"tok "
+TOKEN = "tok "
 
 
 def stand_in(port: int, pause: float) -> None:
@@ -61,69 +61,10 @@ def stand_in(port: int, pause: float) -> None:
     uvicorn.run(app, host="127.0.0.1", port=port, log_level="error", access_log=False)
 
 
-class Client(asyncio.Protocol):
-    """One connection that asks again and again; it counts bytes and reads no JSON, so that it costs little itself."""
-
-    def __init__(self, port: int) -> None:
-        body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
-        data = json.dumps(body).encode()
-        head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nContent-Type: application/json\r\n"
-        self.request = head.encode() + b"Content-Length: %d\r\n\r\n" % len(data) + data
-        self.got = bytearray()
-        self.first = 0.0
-        self.over: asyncio.Future[None] | None = None
-        self.transport: asyncio.Transport | None = None
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
-
-    def data_received(self, data: bytes) -> None:
-        self.got += data
-        if not self.first and TOKEN in data:
-            self.first = time.perf_counter()
-        if self.got.endswith(b"0\r\n\r\n") and self.over is not None and not self.over.done():
-            self.over.set_result(None)
-
-    def connection_lost(self, error: Exception | None) -> None:
-        if self.over is not None and not self.over.done():
-            self.over.set_exception(error or ConnectionError("closed in the middle of an answer"))
-
-    async def ask(self) -> float:
-        """One answer, whole; the seconds to its first chunk."""
-        assert self.transport is not None
-        self.got.clear()
-        self.first, self.over = 0.0, asyncio.get_running_loop().create_future()
-        began = time.perf_counter()
-        self.transport.write(self.request)
-        await self.over
-        if self.got.count(TOKEN) != CHUNKS:
-            raise SystemExit(f"an answer is not whole: {bytes(self.got[:300])!r}")
-        return self.first - began
-
-
-async def load(port: int, streams: int, answers: int) -> dict[str, float]:
-    """`streams` at once, each `answers` times one after the other."""
-    loop = asyncio.get_running_loop()
-    clients = [(await loop.create_connection(lambda: Client(port), "127.0.0.1", port))[1] for _ in range(streams)]
-    await asyncio.gather(*(client.ask() for client in clients))  # connections open, code warm
-    firsts: list[float] = []
-
-    async def one(client: Client) -> None:
-        for _ in range(answers):
-            firsts.append(await client.ask())
-
-    began = time.perf_counter()
-    await asyncio.gather(*(one(client) for client in clients))
-    seconds = time.perf_counter() - began
-    return {"chunks_per_second": CHUNKS * answers * streams / seconds, "first": statistics.median(firsts)}
-
-
-def run_load(port: int, streams: int, answers: int) -> dict[str, float]:
-    """The same in a process of its own."""
-    command = [sys.executable, "-m", "bench.gateway", "--load", str(port), str(streams), str(answers)]
-    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True, timeout=600).stdout
-    result: dict[str, float] = json.loads(output)
-    return result
+def run_load(port: int, streams: int, answers: int) -> Measured:
+    """Of the stand-in or what is in front of it: clients in a process of their own."""
+    body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": "Hello"}]}
+    return measure(Load(port, streams, answers, body, TOKEN, CHUNKS))
 
 
 @contextmanager
@@ -179,15 +120,15 @@ def gateway(pause: float) -> Iterator[tuple[int, int, psutil.Process]]:
 def compare(title: str, pause: float, streams: int, answers: int, rounds: int, goal: str) -> float:
     """Print and give the ratio of the medians of both ways, or for one stream what Quartet adds, in ms."""
     with gateway(pause) as (engine, ours, quartet):
-        results: dict[int, list[dict[str, float]]] = {engine: [], ours: []}
+        results: dict[int, list[Measured]] = {engine: [], ours: []}
         seconds = 0.0
         for number in range(rounds * 2):
             port = (engine, ours)[number % 2]
             before = sum(quartet.cpu_times()[:2])
             results[port].append(run_load(port, streams, answers))
             seconds += sum(quartet.cpu_times()[:2]) - before
-    speed = [statistics.median(one["chunks_per_second"] for one in results[port]) for port in (engine, ours)]
-    first = [1000 * statistics.median(one["first"] for one in results[port]) for port in (engine, ours)]
+    speed = [statistics.median(CHUNKS * one.answers_per_second for one in results[port]) for port in (engine, ours)]
+    first = [1000 * statistics.median(one.first for one in results[port]) for port in (engine, ours)]
     cost = seconds / (rounds * (answers + 1) * streams * CHUNKS)
     print(f"{title}, {streams} at once (goal: {goal})")
     print(f"  chunks/s: direct {speed[0]:,.0f}, through Quartet {speed[1]:,.0f}: {speed[1] / speed[0]:.2f} of direct")
@@ -200,14 +141,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
     parser.add_argument("--stand-in", nargs=2, metavar=("PORT", "PAUSE"), help=argparse.SUPPRESS)
-    parser.add_argument("--load", nargs=3, type=int, metavar=("PORT", "STREAMS", "ANSWERS"), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.stand_in:
         stand_in(int(given.stand_in[0]), float(given.stand_in[1]))
-    elif given.load:
-        import uvloop
-
-        print(json.dumps(uvloop.run(load(*given.load))))
     else:
         compare("As fast as it can", 0.0, 32, 20, given.rounds, "0.6 of direct")
         compare("As fast as it can", 0.0, 1, 100, given.rounds, "5 ms more at most")

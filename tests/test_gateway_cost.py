@@ -13,8 +13,8 @@ def test_streams_through_quartet_are_not_much_slower_than_direct() -> None:
     with gateway(0.0) as (engine, ours, _):
         ratios = []
         for _ in range(3):
-            direct = run_load(engine, 16, 8)["chunks_per_second"]
-            ratios.append(run_load(ours, 16, 8)["chunks_per_second"] / direct)
+            direct = run_load(engine, 16, 8).answers_per_second
+            ratios.append(run_load(ours, 16, 8).answers_per_second / direct)
     assert max(ratios) > 0.2, [round(ratio, 2) for ratio in ratios]
 
 
@@ -22,5 +22,5 @@ def test_streams_through_quartet_are_not_much_slower_than_direct() -> None:
 def test_the_first_chunk_does_not_wait_for_an_acknowledgement() -> None:
     """A socket without TCP_NODELAY holds the first words back for 40 ms, alone and on an idle machine too."""
     with gateway(0.01) as (engine, ours, _):
-        added = [1000 * (run_load(ours, 1, 3)["first"] - run_load(engine, 1, 3)["first"]) for _ in range(3)]
+        added = [1000 * (run_load(ours, 1, 3).first - run_load(engine, 1, 3).first) for _ in range(3)]
     assert min(added) < 30, added
