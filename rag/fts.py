@@ -13,7 +13,7 @@ from itertools import accumulate
 
 from sqlalchemy import Connection, text
 
-_MATCHES = 2_000  # of all words of a question together, as far as possible
+_MATCHES = 2_000  # passages that are compared to find the best
 _COMMON = 1_000  # passages that have a word: counting them again for every change would take long
 
 
@@ -77,7 +77,6 @@ def search(
 
     Words that very many passages have are not looked for, as long as there are rarer ones: going through all of these
     passages takes long, and what has the common words alone is not among the best."""
-    table = f"fts_{base_id:d}"
     frequency = {}
     for word in dict.fromkeys(words):
         count = known.get(word)
@@ -90,10 +89,26 @@ def search(
         return {}, []
     rarest = sorted(frequency, key=lambda word: frequency[word])
     together = list(accumulate(frequency[word] for word in rarest))
-    sought = [word for word, matches in zip(rarest, together, strict=True) if matches <= _MATCHES] or rarest[:1]
-    query = " OR ".join(f'"{word}"' for word in sought)
+    sought = [_quoted(word) for word, matches in zip(rarest, together, strict=True) if matches <= _MATCHES]
+    # Where even the rarest word is common: what has all of the words, and then some that have it.
+    queries = [" OR ".join(sought)] if sought else [" AND ".join(map(_quoted, rarest)), _quoted(rarest[0])]
+    found: dict[int, None] = {}
+    for query in queries:
+        if len(found) < limit:
+            found |= dict.fromkeys(_best(db, base_id, query, limit))
+    return frequency, list(found)[:limit]
+
+
+def _best(db: Connection, base_id: int, query: str, limit: int) -> list[int]:
+    """The best of the first `_MATCHES` passages that match."""
+    table = f"fts_{base_id:d}"
+    first = f"SELECT rowid, rank FROM {table} WHERE {table} MATCH :query LIMIT :matches"
     rows = db.execute(
-        text(f"SELECT rowid FROM {table} WHERE {table} MATCH :query ORDER BY rank LIMIT :limit"),
-        {"query": query, "limit": limit},
+        text(f"SELECT rowid FROM ({first}) ORDER BY rank LIMIT :limit"),
+        {"query": query, "matches": _MATCHES, "limit": limit},
     )
-    return frequency, list(rows.scalars())
+    return list(rows.scalars())
+
+
+def _quoted(word: str) -> str:
+    return f'"{word}"'

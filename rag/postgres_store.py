@@ -39,6 +39,7 @@ _log = logging.getLogger(__name__)
 _MIB = 1024 * 1024
 _LARGE = 20_000  # vectors in a base from which on an approximate index is worth its room
 _LOOKED_AT = 2_000  # passages with a rare word of the question are enough to choose from
+_MOST = 20_000  # that are looked at where even the rarest word is common
 
 contents = Table(
     "contents",
@@ -161,9 +162,10 @@ class PostgresStore(SqlStore):
         )
         rows = db.execute(
             text(
-                "SELECT passages.id FROM passages JOIN files ON files.id = passages.file_id "
+                "SELECT id FROM (SELECT passages.id, lexemes, words "
+                "FROM passages JOIN files ON files.id = passages.file_id "
                 "WHERE lexemes @@ CAST(:any AS tsquery) AND files.base_id = :base AND files.state = 'searchable' "
-                f"ORDER BY {score} DESC, length(passages.words), passages.id LIMIT :limit"
+                f"LIMIT {_MOST:d}) AS matching ORDER BY {score} DESC, length(words), id LIMIT :limit"
             ),
             {
                 "any": " | ".join(map(_quoted, needed)), "base": base_id, "limit": limit, **weights,

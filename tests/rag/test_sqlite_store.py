@@ -145,3 +145,13 @@ def test_looking_up_what_was_found_does_not_go_through_the_base(store: SqliteSto
         assert "needle" in found(store, "needle")
     assert plans
     assert all("PRIMARY KEY" in step for step in plans), plans
+
+
+def test_of_common_words_the_passages_with_all_of_them_are_found(
+    store: SqliteStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fts, "_MATCHES", 20)
+    add(store, "a", *(f"{word} number{n}" for n in range(50) for word in ("alpha", "beta")), "alpha beta")
+    found = [c.text for c in store.candidates("kb", ["alpha", "beta"], None, 10).passages]
+    assert "alpha beta" in found
+    assert len(found) == 10
