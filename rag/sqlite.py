@@ -19,22 +19,28 @@ from backends.errors import QuartetError, StorageFull
 from rag.schema import prepare
 
 _log = logging.getLogger(__name__)
+_CHECKED_FIRST = 256 * 1024 * 1024  # bytes; to check more takes longer than a start may
 _SETTINGS = ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON")
 
 
 class Database:
-    """Makes the file and `tables` where they are missing. Raises QuartetError when it is damaged, or of a
-    later version."""
+    """Makes the file and `tables` where they are missing. Raises QuartetError when it is damaged, or of a later
+    version; the check of a large file goes on while it is used, and if it fails every `read` and `write` raises."""
 
     def __init__(self, file: Path, tables: Sequence[Table]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        self._path = file
         self._engine = _open(file)
         self._writing = threading.Lock()
+        self._closing = False
+        self._checked = True
+        self._checking: threading.Thread | None = None
+        self._damage: QuartetError | None = None  # found by the check of a large file, while it is in use
         try:
             with self.write() as db:
                 prepare(db, tables)
-            with self.read() as db:
-                problem = db.execute(text("PRAGMA quick_check(1)")).scalar()
+            large = file.stat().st_size > _CHECKED_FIRST
+            problem = "ok" if large else self._check()
         except DatabaseError as error:
             problem = str(error.orig)
         except BaseException:
@@ -42,24 +48,60 @@ class Database:
             raise
         if problem != "ok":
             self.close()
-            _log.info("integrity check of %s: %s", file, problem)
-            raise QuartetError(
-                f"The database {file} is damaged. Put a backup in its place, or move it away and upload the documents "
-                "again."
-            )
+            raise self._damaged(problem)
+        if large:
+            self._checked = False
+            self._checking = threading.Thread(target=self._check_meanwhile, name="integrity-check", daemon=True)
+            self._checking.start()
+
+    def _check(self) -> str:
+        with self._engine.connect() as db:
+            connection: Any = db.connection.driver_connection
+            # It asks now and then whether to go on: at the end of the app nobody waits for it.
+            connection.set_progress_handler(lambda: self._closing, 100_000)
+            try:
+                return str(db.execute(text("PRAGMA quick_check(1)")).scalar())
+            finally:
+                connection.set_progress_handler(None, 0)
+
+    def _check_meanwhile(self) -> None:
+        try:
+            problem = self._check()
+        except DatabaseError as error:
+            problem = str(error.orig)
+        if self._closing:
+            return
+        if problem != "ok":
+            self._damage = self._damaged(problem)
+        self._checked = True
+        self.forget()
+
+    def _damaged(self, problem: str) -> QuartetError:
+        _log.error("integrity check of %s: %s", self._path, problem)
+        return QuartetError(
+            f"The database {self._path} is damaged. Put a backup in its place, or move it away and upload the "
+            "documents again."
+        )
 
     def close(self) -> None:
+        self._closing = True
+        if self._checking:
+            self._checking.join()
         self._engine.dispose()
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """All that is read in it is of one moment."""
+        if self._damage:
+            raise self._damage
         with self._engine.connect() as db, db.begin():
             yield db
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """Committed at its end, or not at all. Raises StorageFull when the disk has no room."""
+        if self._damage:
+            raise self._damage
         try:
             with self._writing, self._engine.connect().execution_options(write=True) as db, db.begin():
                 yield db
@@ -70,6 +112,8 @@ class Database:
 
     def forget(self) -> None:
         """What was deleted leaves the write-ahead log too; a reader under way makes it wait for the next time."""
+        if not self._checked:  # that reader takes long, and everybody would wait; it does this at its end
+            return
         with self._engine.connect() as db:
             db.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
 

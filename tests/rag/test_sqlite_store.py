@@ -12,7 +12,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from backends.errors import QuartetError
-from rag import fts, index
+from rag import fts, index, sqlite
 from rag.sqlite_store import SqliteStore
 from tests.rag.test_stores import MODEL, add, by_keyword, found
 
@@ -155,3 +155,38 @@ def test_of_common_words_the_passages_with_all_of_them_are_found(
     found = [c.text for c in store.candidates("kb", ["alpha", "beta"], None, 10).passages]
     assert "alpha beta" in found
     assert len(found) == 10
+
+
+def test_a_large_database_is_checked_while_it_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sqlite, "_CHECKED_FIRST", 0)
+    file = tmp_path / "quartet.db"
+    first = SqliteStore(tmp_path)
+    first.create_base("kb")
+    add(first, "a", *(f"alpha number{n} " + "filling " * 60 for n in range(300)))
+    first.delete_file("kb", "a")
+    add(first, "b", *(f"beta number{n} " + "filling " * 60 for n in range(300)))
+    first.close()
+    again = SqliteStore(tmp_path)
+    assert "beta number7 " + "filling " * 60 in found(again, "number7")
+    checked(again)
+    again.delete_file("kb", "b")
+    again.close()
+    assert b"filling filling" not in _all_bytes(tmp_path)
+
+    whole = bytearray(file.read_bytes())
+    for page in range(len(whole) // 4096 // 2, len(whole) // 4096 - 1):
+        whole[page * 4096 : page * 4096 + 64] = b"\xff" * 64
+    file.write_bytes(whole)
+    damaged = SqliteStore(tmp_path)
+    checked(damaged)
+    with pytest.raises(QuartetError, match=r"damaged.*backup"):
+        damaged.bases()
+    with pytest.raises(QuartetError, match=r"damaged.*backup"):
+        damaged.create_base("new")
+    damaged.close()
+
+
+def checked(store: SqliteStore) -> None:
+    assert store._file._checking
+    store._file._checking.join(60)
+    assert store._file._checked
