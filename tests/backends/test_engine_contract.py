@@ -6,10 +6,15 @@ A further engine is one more function in ENGINES. The engine that quotes has no 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import httpx
 import pytest
 import pytest_asyncio
 
@@ -18,7 +23,7 @@ from backends.engines.remote import PooledModel, RemoteEngine
 from backends.engines.transformers import TransformersEngine
 from backends.engines.vllm import VllmEngine, VllmOptions, vllm_python
 from backends.errors import EngineFailed, InvalidRequest
-from backends.openai_client import OpenAIChatModel
+from backends.openai_client import OpenAIChatModel, new_client
 from backends.types import Delta, Message, Progress, SamplingParams
 from tests.checkpoints import CONTEXT_LENGTH, QUESTIONS, knows_by_heart
 
@@ -27,6 +32,29 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 BEES = "Who keeps the bees?"
 
 Model = OpenAIChatModel | PooledModel
+
+
+@dataclass(frozen=True)
+class Served:
+    """A model, and how many answers its engine says that it is making."""
+
+    model: Model
+    running: Callable[[], Awaitable[int]]
+
+
+async def _in_flight(engine: TransformersEngine) -> int:
+    return int((await _said(engine, "/health")).json()["in_flight"])
+
+
+async def _requests_running(engine: VllmEngine) -> int:
+    found = re.search(r"^vllm:num_requests_running\{.*\} (\d+)", (await _said(engine, "/metrics")).text, re.MULTILINE)
+    assert found
+    return int(found[1])
+
+
+async def _said(engine: TransformersEngine | VllmEngine, path: str) -> httpx.Response:
+    async with new_client("", engine._server.key) as client:
+        return await client.get(engine._server.base_url.removesuffix("/v1") + path)
 
 
 @asynccontextmanager
@@ -45,31 +73,32 @@ async def _transformers_engine(logs: Path) -> TransformersEngine:
 
 
 @asynccontextmanager
-async def _transformers(logs: Path) -> AsyncIterator[Model]:
-    async with _started(await _transformers_engine(logs)) as model:
-        yield model
+async def _transformers(logs: Path) -> AsyncIterator[Served]:
+    engine = await _transformers_engine(logs)
+    async with _started(engine) as model:
+        yield Served(model, partial(_in_flight, engine))
 
 
 @asynccontextmanager
-async def _remote(logs: Path) -> AsyncIterator[Model]:
+async def _remote(logs: Path) -> AsyncIterator[Served]:
     """A server that somebody else started, known by its URL and key."""
     behind = await _transformers_engine(logs)
     async with _started(behind), _started(RemoteEngine([behind._server.base_url], behind._server.key, "")) as model:
-        yield model
+        yield Served(model, partial(_in_flight, behind))
 
 
 @asynccontextmanager
-async def _vllm(logs: Path) -> AsyncIterator[Model]:
+async def _vllm(logs: Path) -> AsyncIterator[Served]:
     if not vllm_python():
         pytest.skip("vLLM is not installed here: `make vllm` installs it")
     flags = ("--enforce-eager", "--max-model-len", str(CONTEXT_LENGTH), "--dtype", "float32")
     options = VllmOptions(vllm_python(), engine_args=flags, kv_bytes=1)
     engine = VllmEngine(await asyncio.to_thread(knows_by_heart), "by-heart", logs / "vllm.log", options)
     async with _started(engine) as model:
-        yield model
+        yield Served(model, partial(_requests_running, engine))
 
 
-ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Model]]] = {
+ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Served]]] = {
     "transformers": _transformers,
     "remote": _remote,
     "vllm": _vllm,
@@ -82,11 +111,16 @@ NAMES = [pytest.param(name, marks=ONE_AT_A_TIME.get(name, ())) for name in ENGIN
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module", params=NAMES)
-async def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Model]:
+async def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Served]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
-        async with ENGINES[request.param](tmp_path_factory.mktemp(request.param)) as served:
-            yield served
+        async with ENGINES[request.param](tmp_path_factory.mktemp(request.param)) as found:
+            yield found
+
+
+@pytest.fixture
+def model(served: Served) -> Model:
+    return served.model
 
 
 async def deltas(model: Model, text: str, params: SamplingParams | None = None) -> list[Delta]:
@@ -204,6 +238,19 @@ async def test_who_stops_listening_makes_room_for_others(model: Model) -> None:
     assert all(QUESTIONS[BEES].startswith(text) for text in beginnings)
     async with asyncio.timeout(10):
         assert await answer(model, BEES) == QUESTIONS[BEES]
+
+
+async def test_a_client_that_leaves_frees_its_place_within_a_second(served: Served) -> None:
+    """A second of a machine that does nothing else; several of a busy one."""
+    hot = SamplingParams(max_new_tokens=6000, temperature=2.0, top_k=0, top_p=1.0)
+    streams = [served.model.stream([Message("user", "Tell me something.")], hot) for _ in range(3)]
+    await asyncio.gather(*(anext(stream) for stream in streams))
+    assert await served.running() > 0
+    left = time.monotonic()
+    await asyncio.gather(*(stream.aclose() for stream in streams))
+    while await served.running():
+        assert time.monotonic() - left < 5, "answers that nobody reads are still being made"
+        await asyncio.sleep(0.02)
 
 
 async def test_it_says_how_much_it_can_read(model: Model) -> None:
