@@ -55,7 +55,28 @@ SCHEMA: dict[str, Any] = {
             },
             "text/plain": {"schema": {"type": "string"}},
         },
-    }
+    },
+    "responses": {
+        "200": {
+            "description": "The answer, in the form of the question; a stream of objects is sent as text.",
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "required": ["response", "history", "usage", "sources"],
+                        "properties": {
+                            "response": {"type": "string"},
+                            "history": {"type": "array", "items": {"type": "array", "items": {"type": "string"}}},
+                            "usage": {"type": ["object", "null"]},
+                            "sources": {"type": "array", "items": {"type": "object"}},
+                            "notes": {"type": "array", "items": {"type": "string"}},
+                        },
+                    }
+                },
+                "text/plain": {"schema": {"type": "string"}},
+            },
+        }
+    },
 }
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Literal, cast
+from typing import Any, Literal, get_args
 
 from api.article_request import ArticleCall, from_json, is_json, load_call
+from api.fields import choice
 from backends.errors import InvalidRequest
 
 # What belongs to one message; every other field is a setting, which holds until a later message changes it.
@@ -14,6 +14,7 @@ _OF_ONE_MESSAGE = frozenset({"prompt", "input_ids", "history", "type"})
 MAX_TURNS, MAX_CHARACTERS = 200, 1_000_000
 
 Format = Literal["text", "delta", "json"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Dialogue:
         if not asks and not body:
             raise InvalidRequest("The message is empty: send the prompt as text, or as JSON with a field 'prompt'.")
         call = from_json(settings | own, streamed=True, needs_prompt=asks)
-        form = _format(settings)
+        form = choice(settings, "stream_format", FORMATS)
         self._settings = settings
         if body.get("history") is not None:
             self.history = call.history
@@ -66,10 +67,3 @@ def is_stop(text: str) -> bool:
         return load_call(text).get("type") == "stop"
     except InvalidRequest:
         return False
-
-
-def _format(settings: Mapping[str, Any]) -> Format:
-    value = settings.get("stream_format") or "text"
-    if value not in ("text", "delta", "json"):
-        raise InvalidRequest("stream_format must be 'text', 'delta' or 'json'.")
-    return cast(Format, value)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any
 
-from api.fields import decoded, flag, integer, load, number, text_in, texts
+from api.fields import choice, decoded, flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import SamplingParams
-from rag.types import AnswerMode
+from rag.types import ANSWER_MODES, AnswerMode
 
 
 @dataclass(frozen=True)
@@ -85,18 +85,11 @@ def from_json(body: Mapping[str, Any], *, streamed: bool = False, needs_prompt: 
         ),
         grounded=bool(knowledge_base) if grounded is None else grounded,
         knowledge_base=knowledge_base,
-        mode=_mode(body),
+        mode=choice(body, "mode", ANSWER_MODES),
         model=text_in(body, "model"),
         stream=streamed if stream is None else stream,
         bare=bare,
     )
-
-
-def _mode(body: Mapping[str, Any]) -> AnswerMode:
-    value = text_in(body, "mode") or "both"
-    if value not in ("both", "retrieve", "model"):
-        raise InvalidRequest("mode must be both, retrieve or model.")
-    return cast("AnswerMode", value)
 
 
 def _history(value: Any) -> tuple[tuple[str, str], ...]:

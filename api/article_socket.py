@@ -12,7 +12,7 @@ from starlette.websockets import WebSocketDisconnect
 
 from api.article import Answer, chat_request
 from api.article_dialogue import Dialogue, Question, is_stop
-from api.errors import shape, unexpected
+from api.errors import error_shape, unexpected
 from backends.errors import QuartetError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Talk:
                 if question is not None:
                     await self._stoppable(question)
             except QuartetError as error:
-                await self._send_json(shape(error.code, error.message))
+                await self._send_json(error_shape(error))
             except _Gone:
                 raise
             except Exception as error:  # noqa: BLE001  the connection is open already: a frame has to say it

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import secrets
 from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -24,6 +26,7 @@ from backends.errors import (
     ModelUnusable,
     NoModelLoaded,
     NotFound,
+    NotReady,
     QuartetError,
     StorageFull,
     StorageUnreachable,
@@ -42,6 +45,7 @@ STATUS: Mapping[type[QuartetError], int] = {
     TooLarge: 413,
     ModelUnusable: 422,
     Busy: 429,
+    NotReady: 503,
     ModelError: 500,
     QuartetError: 500,
     HubUnreachable: 502,
@@ -53,23 +57,45 @@ STATUS: Mapping[type[QuartetError], int] = {
 
 Shape = dict[str, dict[str, str | None]]
 
+
+@dataclass(frozen=True)
+class Problem:
+    """`message` is the cause and the remedy in a sentence, `code` the kind of error, `type` what OpenAI calls it, and
+    `param` the field that is wrong."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+@dataclass(frozen=True)
+class Error:
+    """What every error looks like."""
+
+    error: Problem
+
+
+# For the OpenAPI document.
+DESCRIBED: dict[int | str, dict[str, Any]] = {
+    "default": {"model": Error, "description": "What is wrong, with a status of 400 or more."}
+}
+
 # code -> what OpenAI calls an error of this kind, where it is not the request's fault.
 _OPENAI_TYPES: Mapping[str, str] = {
     "unauthorized": "authentication_error",
     "forbidden_host": "permission_error",
     "forbidden_origin": "permission_error",
     "busy": "rate_limit_error",
-    **dict.fromkeys(
-        ("error", "model_error", "no_model", "engine_failed", "hub_unreachable", "storage_full", "internal"),
-        "server_error",
-    ),
+    **dict.fromkeys(("model_error", "no_model", "not_ready", "engine_failed", "hub_unreachable"), "server_error"),
+    **dict.fromkeys(("error", "internal", "storage_full", "storage_unreachable"), "server_error"),
 }
 
 # What Starlette and FastAPI raise by themselves, in our words.
 _HTTP_WORDS: Mapping[int, tuple[str, str]] = {
     400: ("invalid_request", "The request is malformed."),
-    404: ("not_found", "There is nothing at this address."),
-    405: ("method_not_allowed", "This address does not take that method."),
+    404: ("not_found", "There is nothing at this address: GET /docs lists what there is."),
+    405: ("method_not_allowed", "This address does not take that method: GET /docs says which it takes."),
     413: ("too_large", "The request is too large."),
 }
 

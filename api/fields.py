@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from typing import Any, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
 
 from backends.errors import InvalidRequest
+
+Choice = TypeVar("Choice", bound=str)
 
 
 def decoded(body: bytes) -> str:
@@ -70,6 +72,15 @@ def texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidRequest(f"{name} must be a list of texts.", name)
     return tuple(value)
+
+
+def choice(body: Mapping[str, Any], name: str, options: Sequence[Choice]) -> Choice:
+    """One of a few words; the first of them where there is none."""
+    value = text_in(body, name) or options[0]
+    for option in options:
+        if option == value:
+            return option
+    raise InvalidRequest(f"{name} must be {', '.join(options[:-1])} or {options[-1]}.", name)
 
 
 def flag(body: Mapping[str, Any], name: str) -> bool | None:

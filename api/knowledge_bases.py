@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rag.knowledge import KnowledgeService
 
 FILES_FIELD = "files"
+_BYTES = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
 UPLOAD_SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -106,7 +107,12 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
         """It fails as cancelled; one that is searchable or failed already stays as it is."""
         return await knowledge.cancel(name, file_id)
 
-    @routes.get("/{name}/files/{file_id}/content", summary="The original file", response_class=FileResponse)
+    @routes.get(
+        "/{name}/files/{file_id}/content",
+        summary="The original file",
+        response_class=FileResponse,
+        responses={200: {"content": _BYTES}},
+    )
     async def content(name: str, file_id: str) -> Response:
         """Always a download, never shown: a document may be a page with a script in it."""
         path, label = await knowledge.content(name, file_id)

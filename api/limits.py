@@ -31,7 +31,10 @@ class _Refused(Exception):
 
 
 class BodyLimits:
-    """ASGI middleware: answers 413 to a body over `limit_of(path)` bytes and 408 to one that only trickles in."""
+    """ASGI middleware: answers 413 to a body over `limit_of(path)` bytes and 408 to one that only trickles in.
+
+    What the app has not read of a body when it has answered is thrown away, for a while.
+    """
 
     def __init__(self, app: ASGIApp, limit_of: Callable[[str], int], pace: Pace | None = None) -> None:
         self.app = app
@@ -60,7 +63,9 @@ class _Body:
         self.answered = False
 
     async def serve(self, app: ASGIApp, scope: Scope) -> None:
-        declared = Headers(scope=scope).get("content-length", "0")
+        headers = Headers(scope=scope)
+        declared = headers.get("content-length", "0")
+        self.complete = declared == "0" and "transfer-encoding" not in headers
         if not declared.isdecimal() or len(declared) > 18 or int(declared) > self.limit:
             self.refusal = self._too_large()
         else:
@@ -100,12 +105,19 @@ class _Body:
         if self.refusal is not None and not self.answered:
             return
         self.answered = True
-        await self.send(message)
+        if message["type"] == "http.response.body" and not message.get("more_body", False) and not self.complete:
+            await self._end(message.get("body", b""))
+        else:
+            await self.send(message)
 
     async def _refuse(self, scope: Scope, refusal: JSONResponse) -> None:
         headers = [*refusal.raw_headers, (b"connection", b"close")]
         await self.send({"type": "http.response.start", "status": refusal.status_code, "headers": headers})
-        await self.send({"type": "http.response.body", "body": bytes(refusal.body), "more_body": True})
+        await self._end(bytes(refusal.body))
+
+    async def _end(self, body: bytes) -> None:
+        """Send the last of an answer to a body that has not arrived whole."""
+        await self.send({"type": "http.response.body", "body": body, "more_body": True})
         # Closing with unread bytes resets the connection, and the client would lose the answer it just got.
         try:
             async with asyncio.timeout(self.pace.linger):

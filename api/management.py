@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rag.knowledge import KnowledgeService
 
 EVENTS = "text/event-stream; charset=utf-8"
+_PROGRESS = {"text/event-stream": {"schema": {"type": "string"}}}
 
 
 class LoadModel(BaseModel):
@@ -117,12 +118,18 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
             raise InvalidRequest("model_path is empty: name a folder of the server.", "model_path")
         return await asyncio.to_thread(_inspection, body.model_path.strip(), body.model_type)
 
-    @routes.post("/models/load", tags=["models"], summary="Load a model", response_model=ModelStatus)
+    @routes.post(
+        "/models/load",
+        tags=["models"],
+        summary="Load a model",
+        response_model=ModelStatus,
+        responses={200: {"content": _PROGRESS}},
+    )
     async def load(body: LoadModel, stream: bool = False) -> Any:
         """Answers when the model is ready, or with the reason why it cannot be. With `stream` the answer is a
         `text/event-stream`: events `progress`, then one `ready` or `failed`, each with the status or error as JSON."""
         if not body.model_path.strip() and body.backend != "openai":
-            raise InvalidRequest("model_path is empty: name a folder of the server or a hub id.")
+            raise InvalidRequest("model_path is empty: name a folder of the server or a hub id.", "model_path")
         spec = ModelSpec(body.model_path.strip(), body.model_type, body.backend)
         if not stream:
             return await _load(models, spec)

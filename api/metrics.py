@@ -18,6 +18,7 @@ from rag.knowledge import KnowledgeService
 from rag.ranking import THRESHOLD
 from rag.types import AnswerDelta, ChatRequest, Hit
 
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _SHORT = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _LONG = (0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300)
 _SPEEDS = (1, 2, 5, 10, 20, 50, 100, 200, 500)
@@ -77,7 +78,9 @@ class Metrics:
         """The route `GET /metrics`."""
         routes = APIRouter(tags=["service"])
 
-        @routes.get("/metrics", summary="Figures for Prometheus", response_class=Response)
+        @routes.get(
+            "/metrics", summary="Figures for Prometheus", response_class=Response, responses={200: {"content": _TEXT}}
+        )
         async def metrics() -> Response:
             self.in_flight.set(models.status.in_flight)
             self.waiting.set(models.status.waiting)

@@ -28,6 +28,7 @@ class Answer:
         self._deltas: list[AnswerDelta] = []
         self._last = AnswerDelta(finish_reason="stop")
         self._sources: tuple[Source, ...] | None = None
+        self._notes: tuple[str, ...] = ()
         # Most events differ in their text alone.
         self._before, self._after = self._event(self._said(_HERE)).split(orjson.dumps(_HERE))
 
@@ -39,6 +40,7 @@ class Answer:
     def _note(self, delta: AnswerDelta) -> None:
         if delta.sources is not None:
             self._sources = delta.sources
+        self._notes += delta.notes
         if delta.finish_reason is not None:
             self._last = delta
 
@@ -60,10 +62,10 @@ class Answer:
         return b"".join(parts)
 
     def ending(self) -> bytes:
-        """What comes after the last piece: why it ended, the sources, the usage if it was asked for."""
+        """What comes after the last piece: why it ended, sources and notes, the usage if it was asked for."""
         said = self._said("")
         if self._chat:
-            said = {"delta": {} if self._sources is None else {"sources": _sources(self._sources)}}
+            said = {"delta": self._read()}
         last = self._event(said, self._last.finish_reason)
         if self._include_usage:
             usage = usage_json(self._last.usage)
@@ -101,17 +103,16 @@ class Answer:
             message["reasoning_content"] = thought
         if calls := _tool_calls(extras):
             message |= {"content": text or None, "tool_calls": calls}
-        if self._sources is not None:
-            message["sources"] = _sources(self._sources)
-        return message
+        return message | self._read()
+
+    def _read(self) -> dict[str, Any]:
+        """What the model was given to read from documents, and what of it or of the conversation did not fit."""
+        sources = {} if self._sources is None else {"sources": [source_json(source) for source in self._sources]}
+        return {**sources, "notes": list(self._notes)} if self._notes else sources
 
 
 def _packed(event: Mapping[str, Any]) -> bytes:
     return b"data: " + orjson.dumps(event) + b"\n\n"
-
-
-def _sources(sources: Sequence[Source]) -> list[dict[str, Any]]:
-    return [source_json(source) for source in sources]
 
 
 def _logprobs(extras: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]] | None:

@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from api.fields import decoded, flag, integer, load, number, text_in, texts
+from api.fields import choice, decoded, flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import Message, Role, SamplingParams
-from rag.types import ChatRequest
+from rag.types import ANSWER_MODES, AnswerMode, ChatRequest
 
 KNOWLEDGE_BASE = "kb:"  # in front of a knowledge base's name, where it stands for a model
 MAX_TEXTS = 2_048  # of one call for embeddings
@@ -27,7 +27,7 @@ _ROLES: Mapping[object, Role] = {
 _TURN_FIELDS = ("name", "tool_calls", "tool_call_id")
 _OURS = frozenset({
     "model", "messages", "prompt", "stream", "stream_options", "max_tokens", "max_completion_tokens", "temperature",
-    "top_p", "top_k", "repetition_penalty", "do_sample", "seed", "stop", "n", "knowledge_base",
+    "top_p", "top_k", "repetition_penalty", "do_sample", "seed", "stop", "n", "knowledge_base", "mode",
 })  # fmt: skip
 # These would steer the engine's process and not the answer: the operator's to set.
 _REFUSED = ("chat_template", "prompt_embeds", "mm_processor_kwargs", "media_io_kwargs", "kv_transfer_params")
@@ -48,8 +48,8 @@ def chat_call(body: bytes) -> Call:
     asked = json_object(body, "a field 'messages'")
     messages = _messages(asked.get("messages"))
     base = _knowledge_base(asked)
-    params = _params(asked)
-    request = _question(messages, params, base) if base else ChatRequest("", params=params, messages=messages)
+    params, mode = _params(asked), choice(asked, "mode", ANSWER_MODES)
+    request = _question(messages, params, base, mode) if base else ChatRequest("", params=params, messages=messages)
     return _call(asked, request)
 
 
@@ -152,7 +152,7 @@ def _content(value: object, place: str) -> str:
     return "".join(part["text"] for part in value)
 
 
-def _question(messages: Sequence[Message], params: SamplingParams, base: str) -> ChatRequest:
+def _question(messages: Sequence[Message], params: SamplingParams, base: str, mode: AnswerMode) -> ChatRequest:
     """The last question of a conversation and what was said before it, for an answer from documents."""
     if any(message.role == "tool" or message.extra.get("tool_calls") for message in messages):
         raise InvalidRequest(
@@ -167,7 +167,7 @@ def _question(messages: Sequence[Message], params: SamplingParams, base: str) ->
         turns = turns[1:]
     spoken = [text for _, text in turns]
     history = tuple(zip(spoken[:-1:2], spoken[1::2], strict=True))
-    return ChatRequest(spoken[-1], history, system, params, base)
+    return ChatRequest(spoken[-1], history, system, params, base, mode=mode)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,5 @@ def embedding_call(body: bytes) -> EmbeddingCall:
     given = texts(asked, "input")
     if not given or len(given) > MAX_TEXTS or not all(text.strip() for text in given):
         raise InvalidRequest(f"input must be 1 to {MAX_TEXTS} texts, none of them empty.", "input")
-    form = text_in(asked, "encoding_format") or "float"
-    if form not in ("float", "base64"):
-        raise InvalidRequest("encoding_format must be float or base64.", "encoding_format")
+    form = choice(asked, "encoding_format", ("float", "base64"))
     return EmbeddingCall(given, text_in(asked, "model"), form == "base64", integer(asked, "dimensions"))

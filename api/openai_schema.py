@@ -33,16 +33,26 @@ def _body(required: list[str], properties: dict[str, Any]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
 
 
+def _answers(kind: str) -> dict[str, Any]:
+    """Whole as an object of this kind, or as events."""
+    fields: dict[str, Any] = {"id": {"type": "string"}, "object": {"const": kind}, "created": {"type": "integer"}}
+    fields |= {"model": {"type": "string"}, "choices": {"type": "array"}, "usage": {"type": ["object", "null"]}}
+    whole = {"schema": {"type": "object", "required": list(fields), "properties": fields}}
+    content = {"application/json": whole, "text/event-stream": {"schema": {"type": "string"}}}
+    return {"responses": {"200": {"description": "The answer, whole or as events.", "content": content}}}
+
+
 CHAT = _body(
     ["messages"],
     {
         "messages": {"type": "array", "items": _MESSAGE},
         "knowledge_base": {"type": "string"},
+        "mode": {"type": "string", "enum": ["both", "retrieve", "model"], "default": "both"},
         "max_completion_tokens": {"type": "integer", "minimum": 1},
         **_SAMPLING,
     },
-)
-TEXT = _body(["prompt"], {"prompt": {"type": "string"}, **_SAMPLING})
+) | _answers("chat.completion")
+TEXT = _body(["prompt"], {"prompt": {"type": "string"}, **_SAMPLING}) | _answers("text_completion")
 EMBEDDINGS = _body(
     ["input"],
     {

@@ -74,6 +74,7 @@ def create_app(
     app = FastAPI(
         title="Quartet",
         version=settings.version,
+        responses=errors.DESCRIBED,
         lifespan=lifespan,
         openapi_url=None,  # the document and its page are in docs.py: theirs load scripts from another host
         docs_url=None,
@@ -82,8 +83,8 @@ def create_app(
             Middleware(RequestLog, metrics.request_over),
             Middleware(SecurityHeaders),
             Middleware(errors.CatchUnexpected),
+            Middleware(BodyLimits, limit_of),  # outside: who is refused is still sending, and has to read why
             Middleware(Access, token, sessions, Attempts(100, 60)),
-            Middleware(BodyLimits, limit_of),
             Middleware(HoldUntilOpen, opened),
             # Allows nobody. It is here because Gradio brings an open CORS policy of its own unless it finds one.
             Middleware(CORSMiddleware),

@@ -9,6 +9,7 @@
     ├── StorageFull           the disk has no room
     ├── StorageUnreachable    the database does not answer
     ├── Busy                  too much at once; carries retry_after
+    │   └── NotReady          the model is on its way
     └── ModelError            about models and engines
         ├── NoModelLoaded     nothing is there to answer
         ├── ModelUnusable     this path or id cannot be served (no model, unsupported, damaged, too large)
@@ -74,6 +75,10 @@ class Busy(QuartetError):
     def __init__(self, message: str, retry_after: int = 5) -> None:
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class NotReady(Busy):
+    code = "not_ready"
 
 
 class ModelError(QuartetError):

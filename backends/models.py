@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from backends.engines.base import Report
 from backends.engines.quote import QuoteModel
-from backends.errors import Busy, Conflict, EngineFailed, QuartetError
+from backends.errors import Conflict, EngineFailed, NotReady, QuartetError
 from backends.line import Line
 from backends.preparation import prepare_candidate
 from backends.service import RestartPolicy, Service
@@ -203,7 +203,7 @@ class ModelManager:
 
     async def stream(self, messages: Sequence[Message], params: SamplingParams) -> AsyncGenerator[Delta, None]:
         """As ChatModel; a question that finds all places taken, or no model there, waits a bounded time, and tells its
-        place in line. Raises Busy when it waited in vain, or when too many wait already."""
+        place in line. Raises Busy when too many wait already or it stood there in vain, NotReady without a model."""
         turn = self._line.join()
         try:
             place = turn.before
@@ -228,11 +228,11 @@ class ModelManager:
                         return self._without_model(messages)
                     await changed.wait()
         except TimeoutError as error:
-            raise Busy(self._still_loading(), retry_after=10) from error
+            raise NotReady(self._still_loading(), retry_after=10) from error
 
     def _without_model(self, messages: Sequence[Message]) -> QuoteModel:
         if self._loading is not None and not (messages and messages[-1].quotations):
-            raise Busy(self._still_loading(), retry_after=10)
+            raise NotReady(self._still_loading(), retry_after=10)
         return self._quote
 
     def _still_loading(self) -> str:

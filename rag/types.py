@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from backends.types import Message, SamplingParams, Usage
 
 FileState = Literal["uploaded", "parsing", "embedding", "searchable", "failed"]
 AnswerMode = Literal["both", "retrieve", "model"]
+ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
 
 
 @dataclass(frozen=True)

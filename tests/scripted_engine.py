@@ -26,16 +26,19 @@ class ScriptedEngine:
     of `script` instead where there are some."""
 
     def __init__(self, words: int = 5, seconds_per_word: float = 0.0, breaks_after: int | None = None) -> None:
-        self.words = words
-        self.seconds_per_word = seconds_per_word
-        self.breaks_after = breaks_after
-        self.script: tuple[str, ...] = ()
+        self._first = (words, seconds_per_word, breaks_after)
+        self.reset()
         self.requests: list[dict[str, Any]] = []
         self.keys: list[str] = []
         self.made = 0  # words, of all answers
         self.open = 0  # answers being made
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _handler(self))
+
+    def reset(self) -> None:
+        """Answer again as at first."""
+        self.words, self.seconds_per_word, self.breaks_after = self._first
+        self.script: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:

@@ -237,6 +237,7 @@ _KINDS = {
     "too_large": "超出上限",
     "storage_full": "磁盘空间不足",
     "busy": "繁忙",
+    "not_ready": "模型尚未就绪",
     "no_model": "未加载模型",
     "model_unusable": "模型无法使用",
     "hub_unreachable": "模型库无法访问",

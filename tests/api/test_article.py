@@ -8,41 +8,17 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
 from contextlib import suppress
-from pathlib import Path
 
 import httpx
 import pytest
 import requests
 
-from tests.running_server import ROOT, RunningServer, running_server
-from tests.scripted_engine import NAME, ScriptedEngine, scripted_engine
+from tests.running_server import ROOT, RunningServer, StartServer
+from tests.scripted_engine import NAME, ScriptedEngine
 
 CLIENT = ROOT.parent / "shared" / "seed" / "clients" / "http_client.py"
 needs_client = pytest.mark.skipif(not CLIENT.is_file(), reason="the article's http_client.py is not beside the project")
-
-
-@pytest.fixture(scope="module")
-def engine() -> Iterator[ScriptedEngine]:
-    with scripted_engine() as engine:
-        yield engine
-
-
-@pytest.fixture(scope="module")
-def _answering(engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    env = {"QUARTET_ENGINE_KEY": "engine-key"}
-    with running_server(tmp_path_factory.mktemp("answering"), "--engine-url", engine.url, env=env) as server:
-        server.wait_for_model()
-        yield server
-
-
-@pytest.fixture
-def answering(_answering: RunningServer, engine: ScriptedEngine, request: pytest.FixtureRequest) -> RunningServer:
-    """A server whose model answers every question with five words."""
-    request.node.servers = [_answering]
-    engine.words, engine.seconds_per_word, engine.breaks_after = 5, 0.0, None
-    return _answering
 
 
 def objects(body: bytes) -> list[dict[str, object]]:
@@ -185,7 +161,14 @@ def test_many_may_ask_at_once(answering: RunningServer, engine: ScriptedEngine) 
 @pytest.mark.parametrize("flags", [(), ("--no-stream",)])
 def test_the_articles_own_client(answering: RunningServer, engine: ScriptedEngine, flags: tuple[str, ...]) -> None:
     run = subprocess.run(
-        [sys.executable, str(CLIENT), answering.url + "/", *flags],
+        [
+            sys.executable,
+            str(CLIENT),
+            answering.url + "/",
+            "--authorization",
+            answering.headers["Authorization"],
+            *flags,
+        ],
         capture_output=True,
         text=True,
         timeout=60,
@@ -219,8 +202,8 @@ def test_broken_json_is_a_400_that_shows_the_place(server: RunningServer) -> Non
     assert "line 3, column 1" in reply.json()["error"]["message"]
 
 
-def test_an_answer_from_documents_names_its_sources(start_server: object, tmp_path: Path) -> None:
-    running: RunningServer = start_server()  # type: ignore[operator]
+def test_an_answer_from_documents_names_its_sources(start_server: StartServer) -> None:
+    running = start_server()
 
     def ask(**body: object) -> httpx.Response:
         return running.post("/", json={"prompt": "Which colour has the door?", "langchain": True, **body})
@@ -266,6 +249,7 @@ def test_the_requests_library_reads_the_stream_as_the_article_does(answering: Ru
     body = {"prompt": "hello", "use_stream_chat": True}
     with requests.Session() as session:
         session.trust_env = False
+        session.headers.update(answering.headers)
         reply = session.post(answering.url, json=body, stream=True, timeout=30)
         lines = [line for line in reply.iter_lines(chunk_size=8192, delimiter=b"\0") if line]
     assert len(lines) == 6

@@ -8,7 +8,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -17,40 +17,17 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from api.article_socket import EOS, MAX_WAITING
-from tests.running_server import ROOT, RunningServer, running_server
-from tests.scripted_engine import ScriptedEngine, scripted_engine
+from tests.running_server import ROOT, RunningServer
+from tests.scripted_engine import ScriptedEngine
 
-TOKEN = "a-token-of-the-tests"
 CLIENT = ROOT.parent / "shared" / "seed" / "clients" / "websocket_client.py"
 needs_client = pytest.mark.skipif(not CLIENT.is_file(), reason="the article's client is not beside the project")
 
 
-@pytest.fixture(scope="module")
-def _engine() -> Iterator[ScriptedEngine]:
-    with scripted_engine() as engine:
-        yield engine
-
-
-@pytest.fixture
-def engine(_engine: ScriptedEngine) -> ScriptedEngine:
-    """Answers every question with five words."""
-    _engine.words, _engine.seconds_per_word, _engine.breaks_after = 5, 0.0, None
-    return _engine
-
-
-@pytest.fixture(scope="module")
-def server(_engine: ScriptedEngine, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningServer]:
-    folder, env = tmp_path_factory.mktemp("sockets"), {"QUARTET_TOKEN": TOKEN}
-    headers = {"Authorization": TOKEN}
-    with running_server(folder, "--engine-url", _engine.url, env=env, headers=headers) as server:
-        server.wait_for_model()
-        yield server
-
-
 @asynccontextmanager
-async def talk(server: RunningServer, token: str = TOKEN, **options: Any) -> AsyncIterator[ClientConnection]:
-    headers = {"Authorization": token}
-    url = server.url.replace("http", "ws", 1)
+async def talk(answering: RunningServer, token: str | None = None, **options: Any) -> AsyncIterator[ClientConnection]:
+    headers = answering.headers if token is None else {"Authorization": token}
+    url = answering.url.replace("http", "ws", 1)
     async with connect(url, additional_headers=headers, proxy=None, **options) as socket:
         yield socket
 
@@ -73,9 +50,9 @@ async def send_and_read(socket: ClientConnection, messages: int) -> None:
             await socket.recv()
 
 
-async def test_text_is_answered_with_the_text_so_far(server: RunningServer, engine: ScriptedEngine) -> None:
+async def test_text_is_answered_with_the_text_so_far(answering: RunningServer, engine: ScriptedEngine) -> None:
     engine.words, engine.seconds_per_word = 20, 0.02
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send("Count for me")
         found = await frames(socket)
     assert found[-1] == engine.text(20)
@@ -83,8 +60,8 @@ async def test_text_is_answered_with_the_text_so_far(server: RunningServer, engi
     assert all(later.startswith(earlier) for earlier, later in itertools.pairwise(found))
 
 
-async def test_the_connection_keeps_settings_and_history(server: RunningServer, engine: ScriptedEngine) -> None:
-    async with talk(server) as socket:
+async def test_the_connection_keeps_settings_and_history(answering: RunningServer, engine: ScriptedEngine) -> None:
+    async with talk(answering) as socket:
         await socket.send(json.dumps({"system_prompt": "You count.", "temperature": 0.5}).encode())
         assert await frames(socket) == []
         await socket.send("One?")
@@ -102,9 +79,9 @@ async def test_the_connection_keeps_settings_and_history(server: RunningServer, 
     ]
 
 
-async def test_deltas_and_objects_on_request(server: RunningServer, engine: ScriptedEngine) -> None:
+async def test_deltas_and_objects_on_request(answering: RunningServer, engine: ScriptedEngine) -> None:
     engine.words, engine.seconds_per_word = 10, 0.02
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send(json.dumps({"prompt": "Go", "stream_format": "delta"}))
         pieces = await frames(socket)
         await socket.send(json.dumps({"prompt": "Go", "stream_format": "json"}))
@@ -119,9 +96,9 @@ async def test_deltas_and_objects_on_request(server: RunningServer, engine: Scri
     assert whole == [engine.text(10)]
 
 
-async def test_stop_ends_the_answer_and_keeps_the_connection(server: RunningServer, engine: ScriptedEngine) -> None:
+async def test_stop_ends_the_answer_and_keeps_the_connection(answering: RunningServer, engine: ScriptedEngine) -> None:
     engine.words, engine.seconds_per_word = 100_000, 0.01
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send("Go on")
         first = await socket.recv()
         await socket.send('{"type": "stop"}')
@@ -134,9 +111,9 @@ async def test_stop_ends_the_answer_and_keeps_the_connection(server: RunningServ
     assert engine.requests[-1]["messages"][1]["content"].startswith("word1 ")  # what was said before the stop
 
 
-async def test_pings_are_answered_while_an_answer_is_given(server: RunningServer, engine: ScriptedEngine) -> None:
+async def test_pings_are_answered_while_an_answer_is_given(answering: RunningServer, engine: ScriptedEngine) -> None:
     engine.words, engine.seconds_per_word = 100_000, 0.01
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send("Go on")
         await socket.recv()
         async with asyncio.timeout(10):
@@ -144,9 +121,9 @@ async def test_pings_are_answered_while_an_answer_is_given(server: RunningServer
     engine.wait_until_idle(limit=3.0)  # and the close stopped the generation
 
 
-async def test_a_lost_peer_stops_the_generation(server: RunningServer, engine: ScriptedEngine) -> None:
+async def test_a_lost_peer_stops_the_generation(answering: RunningServer, engine: ScriptedEngine) -> None:
     engine.words, engine.seconds_per_word = 100_000, 0.01
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send("Go on")
         await socket.recv()
         socket.transport.abort()
@@ -154,9 +131,9 @@ async def test_a_lost_peer_stops_the_generation(server: RunningServer, engine: S
 
 
 async def test_what_is_wrong_is_said_in_a_frame_and_the_connection_goes_on(
-    server: RunningServer, engine: ScriptedEngine
+    answering: RunningServer, engine: ScriptedEngine
 ) -> None:
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         for message, named in (
             ('{"prompt": "a", "top_k": "many"}', "top_k must be a whole number"),
             ('{"prompt": True}', "line 1, column 12"),
@@ -170,34 +147,34 @@ async def test_what_is_wrong_is_said_in_a_frame_and_the_connection_goes_on(
         assert (await frames(socket))[-1] == engine.text(5)
 
 
-async def test_who_may_not_come_in_does_not(server: RunningServer) -> None:
+async def test_who_may_not_come_in_does_not(answering: RunningServer) -> None:
     with pytest.raises(InvalidStatus, match="403"):
-        async with talk(server, token="wrong"):
+        async with talk(answering, token="wrong"):
             pass
     with pytest.raises(InvalidStatus, match="403"):
-        async with talk(server, origin="https://elsewhere.example"):  # type: ignore[arg-type]
+        async with talk(answering, origin="https://elsewhere.example"):  # type: ignore[arg-type]
             pass
 
 
 async def test_too_large_and_too_many_messages_close_the_connection(
-    server: RunningServer, engine: ScriptedEngine
+    answering: RunningServer, engine: ScriptedEngine
 ) -> None:
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         await socket.send("x" * 1_100_000)
         with pytest.raises(ConnectionClosed, match="1009"):
             await frames(socket)
     engine.words, engine.seconds_per_word = 100_000, 0.01
-    async with talk(server) as socket:
+    async with talk(answering) as socket:
         with pytest.raises(ConnectionClosed, match=r"1013.*messages may wait"):
             await send_and_read(socket, MAX_WAITING + 5)
     engine.wait_until_idle(limit=3.0)
 
 
 async def test_fifty_dialogues_at_once_each_get_their_own_answers(
-    server: RunningServer, engine: ScriptedEngine
+    answering: RunningServer, engine: ScriptedEngine
 ) -> None:
     async def dialogue(number: int) -> None:
-        async with talk(server) as socket:
+        async with talk(answering) as socket:
             for turn in range(3):
                 await socket.send(json.dumps({"prompt": f"{number}/{turn}", "max_new_tokens": turn + 1}))
             for turn in range(3):
@@ -211,11 +188,15 @@ async def test_fifty_dialogues_at_once_each_get_their_own_answers(
 
 
 @needs_client
-def test_the_articles_own_client_finishes_by_itself(server: RunningServer, engine: ScriptedEngine) -> None:
+def test_the_articles_own_client_finishes_by_itself(answering: RunningServer, engine: ScriptedEngine) -> None:
     before = time.monotonic()
-    url = server.url.replace("http", "ws", 1)
+    url = answering.url.replace("http", "ws", 1)
     done = subprocess.run(
-        [sys.executable, str(CLIENT), url, TOKEN, "2"], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, str(CLIENT), url, answering.headers["Authorization"], "2"],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("### closed ###") == 6  # three dialogues, twice

@@ -60,6 +60,9 @@ def application(counts: Counts, swallow: bool = False) -> ASGIApp:
                 raise
             return PlainTextResponse("whatever the app makes of it", 400)
 
+    async def refused(request: Request) -> Response:
+        return PlainTextResponse("not for you", 401)
+
     async def endless(request: Request) -> Response:
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
             counts.answers += 1
@@ -113,6 +116,7 @@ def application(counts: Counts, swallow: bool = False) -> ASGIApp:
     routes = [
         WebSocketRoute("/talk", talk),
         Route("/size", size, methods=["POST"]),
+        Route("/refused", refused, methods=["POST"]),
         Route("/endless", endless),
         Route("/slow", slow),
         Route("/page", open_page),
@@ -169,6 +173,14 @@ async def test_a_body_over_the_limit_is_refused_and_the_client_can_read_why(swal
 
         reply = await client.post(url, content=chunks())
         assert (reply.status_code, reply.json()["error"]["code"]) == (413, "too_large")
+
+
+async def test_who_is_refused_while_still_sending_can_read_why() -> None:
+    async with serving(Counts()) as (_, port, _):
+        request = head("Content-Length: 90000").replace(b"/size", b"/refused")
+        reply = await exchange(port, request + b"x" * 30_000, b"x" * 30_000, b"x" * 30_000, pause=0.1)
+        assert reply.startswith(b"HTTP/1.1 401")
+        assert reply.endswith(b"not for you")
 
 
 @pytest.mark.parametrize("length", ["-1", "1e9", "9" * 30, "0x10"])

@@ -16,7 +16,7 @@ import pytest
 
 from backends.engines.base import Report
 from backends.engines.server import Launch, LocalServer
-from backends.errors import Busy, Conflict, EngineFailed, ModelUnusable, NoModelLoaded
+from backends.errors import Busy, Conflict, EngineFailed, ModelUnusable, NoModelLoaded, NotReady
 from backends.models import EngineSettings, ModelManager, ModelSpec, ModelStatus, SwitchPolicy
 from backends.openai_client import OpenAIChatModel
 from backends.service import RestartPolicy
@@ -198,7 +198,7 @@ async def test_a_second_load_meanwhile_is_refused_and_chat_is_told_what_is_loadi
         with pytest.raises(Conflict):
             await it.manager.load(ModelSpec("beta"))
         it.manager.start_loading(ModelSpec("alpha"))
-        with pytest.raises(Busy, match="alpha is not ready yet"):
+        with pytest.raises(NotReady, match="alpha is not ready yet"):
             await it.ask("hello")
         assert "[1]" in await it.ask("Is the sky blue?", Quotation(1, "The sky is blue.", "sky.txt"))
         it.held.set()
