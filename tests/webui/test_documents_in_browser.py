@@ -10,6 +10,7 @@ from playwright.sync_api import expect
 from tests import documents
 from tests.browser import Visit, Window
 from tests.running_server import StartServer
+from tests.scripted_engine import NAME, scripted_engine
 
 FILES = {
     "lighthouse.pdf": documents.english_pdf(),
@@ -220,3 +221,28 @@ def test_the_passages_alone_are_an_answer_too(start_server: StartServer, visit: 
     answer = window.wait_for_answer("langchain")
     assert "notes.txt" in answer
     assert "The ferry to the island leaves at half past nine from the northern pier." in answer
+
+
+def test_a_thought_about_documents_is_folded_away_too(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine() as engine:
+        engine.script = ("<think>\nThe first passage", " says it.\n</think>\n\n", "From the northern pier [1].")
+        server = start_server("--engine-url", engine.url, "--model-path", NAME)
+        server.wait_for_model()
+        with server.client() as client:
+            client.post("/api/knowledge-bases", json={"name": "ferries"}).raise_for_status()
+            files = [("files", ("notes.txt", FILES["notes.txt"]))]
+            client.post("/api/knowledge-bases/ferries/files?wait=true", files=files).raise_for_status()
+        window = visit(server.url)
+        window.page.locator("#now", has_text=NAME).wait_for()
+        window.tab("LangChain")
+        window.page.wait_for_function("() => document.querySelector('#base input').value === 'ferries'")
+        window.ask("langchain", "Where does the ferry leave?")
+        shown = window.page.locator("#langchain-window")
+        expect(shown.locator(".bot.message").last).to_contain_text("From the northern pier")
+        expect(shown.locator(".q-source")).to_have_count(1)
+        thought = shown.locator(".thought-group", has_text="Thoughts")
+        expect(thought).to_have_count(1)
+        expect(thought.get_by_text("The first passage says it.")).to_be_hidden()
+        thought.get_by_text("Thoughts").click()
+        expect(thought.get_by_text("The first passage says it.")).to_be_visible()
+        expect(shown).not_to_contain_text("think>")
