@@ -1,4 +1,4 @@
-"""How well questions find their passage: recall@1 and @4 of vectors, keywords and their fusion, English and Chinese.
+"""How well questions find their passage: recall@1 and @4 of vectors, keywords, their fusion and what is shown of it, English and Chinese.
 
     python -m bench.retrieval [FOLDER]        FOLDER holds xquad.en.json and xquad.zh.json (SQuAD format)
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from rag.embeddings import WorkerEmbeddings
 from rag.knowledge import KnowledgeService
-from rag.ranking import THRESHOLD, Candidate, Candidates, keyword_scores, rank
+from rag.ranking import THRESHOLD, Candidate, Candidates, diverse, keyword_scores, rank
 from rag.sqlite_store import SqliteStore
 from rag.words import question_words
 
@@ -86,7 +86,7 @@ def report(name: str, places: Sequence[int]) -> None:
 def measure(folder: Path, embeddings: WorkerEmbeddings, questions: Sequence[Question], longest: int) -> None:
     store = SqliteStore(folder)
     spoken = embeddings.description.scripts
-    places: dict[str, list[int]] = {"dense": [], "keyword": [], "fused": []}
+    places: dict[str, list[int]] = {"dense": [], "keyword": [], "fused": [], "shown": []}
     below = 0
     times = []
 
@@ -98,12 +98,14 @@ def measure(folder: Path, embeddings: WorkerEmbeddings, questions: Sequence[Ques
         began = time.perf_counter()
         asked, found = search(question.text)
         ranked = rank(question.text, asked, found, spoken)
+        shown = diverse(ranked, 4)
         times.append(time.perf_counter() - began)
         keyword = keyword_scores(question.text, asked, found)
         by_keyword = [found.passages[i] for i in np.argsort(-np.asarray(keyword), kind="stable")]
         places["dense"].append(place(sorted(found.passages, key=lambda c: -(c.cosine or 0)), question, longest))
         places["keyword"].append(place(by_keyword, question, longest))
         places["fused"].append(place([scored.candidate for scored in ranked], question, longest))
+        places["shown"].append(place([scored.candidate for scored in shown], question, longest))
         below += ranked[0].score < THRESHOLD
     for name, values in places.items():
         report(name, values)

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from rag.scripts import HAN, reads, scripts
 from rag.words import STOP_WORDS, is_small_talk
@@ -19,6 +20,8 @@ _B = 0.4
 # Chinese is also compared by characters: near in meaning are often words that share one.
 _CHARACTERS = 0.2
 _DENSE = 0.6
+
+_RELEVANCE = 0.7  # what counts of a score when hits are chosen; the rest is how little of it is said already
 
 _HAN_RUN = re.compile(f"[{HAN}]+")
 
@@ -72,6 +75,43 @@ def rank(query: str, query_words: Sequence[str], found: Candidates, spoken: froz
         scored.append((score, candidate))
     scored.sort(key=lambda pair: -pair[0])
     return [Scored(min(1.0, score), candidate) for score, candidate in scored]
+
+
+def diverse(ranked: Sequence[Scored], count: int) -> list[Scored]:
+    """The `count` of `ranked` that say most together, best first: the same text in two files takes one place, unless
+    there is nothing else to show.
+
+    Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), where two passages are as similar as the share of
+    word pairs that they have in common (resemblance of shingles: Broder, 1997)."""
+    chosen: list[int] = []
+    said: dict[int, float] = {}  # how similar a passage is to the most similar one chosen; of those looked at
+    compared: dict[int, int] = {}  # with how many of those chosen
+    shingles: dict[int, frozenset[tuple[str, str]]] = {}
+
+    def pairs(at: int) -> frozenset[tuple[str, str]]:
+        if at not in shingles:
+            shingles[at] = frozenset(pairwise(ranked[at].candidate.words))
+        return shingles[at]
+
+    left = list(range(len(ranked)))
+    while left and len(chosen) < count:
+        best, most = left[0], -math.inf
+        for at in left:
+            if _RELEVANCE * ranked[at].score <= most:
+                break  # the others are worse even if they repeat nothing
+            fresh = chosen[compared.get(at, 0) :]
+            said[at] = max([said.get(at, 0.0), *(_resemblance(pairs(at), pairs(other)) for other in fresh)])
+            compared[at] = len(chosen)
+            worth = _RELEVANCE * ranked[at].score - (1 - _RELEVANCE) * said[at]
+            if worth > most:
+                best, most = at, worth
+        chosen.append(best)
+        left.remove(best)
+    return [ranked[at] for at in sorted(chosen)]
+
+
+def _resemblance(one: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> float:
+    return len(one & other) / (len(one | other) or 1)
 
 
 def keyword_scores(query: str, query_words: Sequence[str], found: Candidates) -> list[float]:

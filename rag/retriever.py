@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from backends.errors import EngineFailed, ModelUnusable
 from rag.errors import ModelChanged
-from rag.ranking import Candidates, rank
+from rag.ranking import Candidates, diverse, rank
 from rag.scripts import reads
 from rag.types import Hit
 from rag.words import question_words
@@ -26,7 +26,8 @@ class Retriever:
         self._models = models
 
     def search(self, base: str, query: str, top_k: int) -> list[Hit]:
-        """At most `top_k` hits, best first, none below 0. Raises NotFound for an unknown base."""
+        """At most `top_k` hits, best first, none below 0, as few as can be of the same text. Raises NotFound for an
+        unknown base."""
         query_words = question_words(query)
         found, spoken = self._candidates(base, query, query_words, max(_CANDIDATES, top_k))
         return [
@@ -39,7 +40,7 @@ class Retriever:
                 page=candidate.page,
                 heading=candidate.heading,
             )
-            for scored in rank(query, query_words, found, spoken)[:top_k]
+            for scored in diverse(rank(query, query_words, found, spoken), top_k)
             for candidate in [scored.candidate]
         ]
 

@@ -356,3 +356,22 @@ async def test_a_file_that_is_cancelled_fails_stops_the_work_and_can_be_uploaded
     assert (again.state, again.reason, again.error) == ("searchable", "", "")
     assert (await knowledge.search("kb", "alpha5"))[0].file == "long.txt"
     await knowledge.close()
+
+
+async def test_two_files_with_nearly_the_same_text_leave_room_for_others(
+    knowledge: KnowledgeService, tmp_path: Path
+) -> None:
+    await knowledge.create("kb")
+    report = "The warranty of the pump lasts 36 months. It begins with the delivery, and the seller keeps a list of it."
+    texts = {
+        "report.txt": report, "report (final).txt": report + " Final version.", "copy.txt": "Copy.\n\n" + report,
+        "motor.txt": "A motor has a warranty of 24 months.", "battery.txt": "The warranty excludes batteries of pumps.",
+    }  # fmt: skip
+    ids = []
+    for name, text in texts.items():
+        source = tmp_path / "source"
+        source.write_text(text)
+        ids.append((await knowledge.add_file("kb", name, source)).id)
+    await knowledge.wait("kb", ids)
+    hits = await knowledge.search("kb", "How long is the warranty of the pump?", 3)
+    assert {"motor.txt", "battery.txt"} < {hit.file for hit in hits}

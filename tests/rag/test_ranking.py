@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from rag.ranking import THRESHOLD, Candidate, Candidates, keyword_scores, rank
+from rag.ranking import THRESHOLD, Candidate, Candidates, diverse, keyword_scores, rank
 from rag.words import question_words, words
 
 ENGLISH = frozenset({"latin"})
@@ -90,3 +90,27 @@ def test_a_direct_answer_is_above_the_threshold_even_in_a_base_of_one_passage() 
 def test_nothing_to_compare_scores_nothing() -> None:
     assert keyword_scores("", [], candidates("some text")) == [0.0]
     assert rank("anything", ["anything"], Candidates([], 0, {}), ENGLISH) == []
+
+
+def shown(query: str, found: Candidates, count: int) -> list[int]:
+    ranked = rank(query, question_words(query), found, ENGLISH)
+    return [scored.candidate.passage_id for scored in diverse(ranked, count)]
+
+
+def test_the_same_text_again_takes_no_place_from_another() -> None:
+    warranty = "The warranty of the pump lasts thirty-six months from the day of delivery to the customer."
+    copies = [warranty, warranty + " End.", "Page 3. " + warranty, warranty]
+    found = candidates(*copies, "The warranty of the motor lasts a year.", "Who sells the pump gives its warranty.")
+    assert set(shown("How long is the warranty of the pump?", found, 3)) == {0, 4, 5}
+    assert len(shown("How long is the warranty of the pump?", found, 6)) == 6  # there is nothing else to show
+
+
+def test_what_is_shown_is_in_the_order_of_the_scores_and_begins_with_the_best() -> None:
+    found = candidates("alpha beta", "alpha beta gamma delta", "alpha beta gamma delta", "beta", "delta gamma")
+    query = "alpha beta gamma?"
+    ranked = rank(query, question_words(query), found, ENGLISH)
+    for count in range(7):
+        chosen = diverse(ranked, count)
+        assert len(chosen) == min(count, 5)
+        assert chosen[:1] == ranked[: min(count, 1)]
+        assert [scored.score for scored in chosen] == sorted((scored.score for scored in chosen), reverse=True)
