@@ -1,4 +1,4 @@
-"""How well questions find their passage: recall@1 and @4 of vectors, keywords, their fusion and what is shown of it, English and Chinese.
+"""How well questions find their passage: recall@1 and @4 of vectors, keywords, their fusion, and what is shown of it.
 
     python -m bench.retrieval [FOLDER]        FOLDER holds xquad.en.json and xquad.zh.json (SQuAD format)
 

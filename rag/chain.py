@@ -108,7 +108,8 @@ class ChatService:
         if found.request.knowledge_base and found.request.mode == "retrieve":
             return _Prompted(found.request, quoted(found.hits))
         if found.request.knowledge_base and found.request.mode == "both":
-            return _Prompted(found.request, grounded_prompt(found.request, found.hits, context))
+            around = await self._knowledge.neighbours(found.hits)
+            return _Prompted(found.request, grounded_prompt(found.request, found.hits, context, around))
         return _Prompted(found.request, plain_prompt(found.request, context))
 
     async def _answer(self, prompted: _Prompted) -> AsyncGenerator[AnswerDelta, None]:

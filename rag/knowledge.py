@@ -20,7 +20,7 @@ from rag.data_folder import DataFolder, copy_durably
 from rag.model_name import BUNDLED, checked_source, model_label
 from rag.names import base_name, file_label
 from rag.ranking import THRESHOLD
-from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase
+from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase, Neighbours
 
 if TYPE_CHECKING:
     from rag.embedding_models import EmbeddingModels
@@ -146,6 +146,12 @@ class KnowledgeService:
         if not 1 <= top_k <= 100:
             raise InvalidRequest(f"top_k must be between 1 and 100; it was {top_k}.")
         return await asyncio.to_thread(self._open_parts.retriever.search, base_name(base), query, top_k)
+
+    async def neighbours(self, hits: Sequence[Hit]) -> dict[str, Neighbours]:
+        """What stands before and after each hit, by its passage id; not of those that are gone meanwhile."""
+        ids = [int(hit.passage_id) for hit in hits]
+        found = await asyncio.to_thread(self._open_parts.store.neighbours, ids) if ids else {}
+        return {str(passage): neighbours for passage, neighbours in found.items()}
 
     @property
     def embedding_model(self) -> str:

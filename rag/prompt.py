@@ -6,16 +6,17 @@ Texts of users and documents are put in as values: nothing in them is ever read 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from backends.errors import InvalidRequest
 from backends.types import Message, Quotation
 from rag.scripts import scripts
-from rag.types import ChatRequest, Hit, Source
+from rag.types import ChatRequest, Hit, Neighbours, Source
 
 ASSUMED_CONTEXT = 4096  # tokens, for an engine that does not say
 _ANSWER = 512  # tokens kept free for an answer whose length nobody limited
+_REPEATED = 12  # characters that two passages have in common at least, where they overlap
 _PER_MESSAGE = 8  # tokens a chat template puts around a message
 
 _NOTHING_FOUND = {
@@ -71,10 +72,13 @@ def plain_prompt(request: ChatRequest, context: int | None) -> Prompt:
     return Prompt((*_system(request), *turns, question), None, _notes(request, room, turns))
 
 
-def grounded_prompt(request: ChatRequest, hits: Sequence[Hit], context: int | None) -> Prompt:
+def grounded_prompt(
+    request: ChatRequest, hits: Sequence[Hit], context: int | None, around: Mapping[str, Neighbours] | None = None
+) -> Prompt:
     """A question with the passages that may answer it, the best first; when not all fit, the best stay, each one whole.
 
-    History has what the passages leave. Raises InvalidRequest like plain_prompt.
+    History has what the passages leave. In what room is left then, passages are quoted together with what stands
+    `around` them (by passage id), the best first. Raises InvalidRequest like plain_prompt.
     """
     room = _Room(request, context)
     room.take(_grounded(request.prompt, ()))
@@ -85,8 +89,8 @@ def grounded_prompt(request: ChatRequest, hits: Sequence[Hit], context: int | No
         if cost <= room.left:
             room.left -= cost
             sources.append(source)
-    question = _grounded(request.prompt, sources)
     turns = _newest(request.history, room)
+    question = _grounded(request.prompt, sources, _widened(sources, around or {}, room))
     notes = _notes(request, room, turns, len(hits) - len(sources), len(hits))
     return Prompt((*_system(request), *turns, question), tuple(sources), notes)
 
@@ -152,9 +156,10 @@ def _newest(history: Sequence[tuple[str, str]], room: _Room) -> list[Message]:
     kept: list[Message] = []
     for question, answer in reversed(history):
         turn = [Message("user", question), Message("assistant", answer)]
-        room.left -= sum(map(_cost, turn))
-        if room.left < 0:
+        cost = sum(map(_cost, turn))
+        if cost > room.left:
             break
+        room.left -= cost
         kept = turn + kept
     return kept
 
@@ -172,19 +177,50 @@ def _notes(
     return tuple(notes)
 
 
-def _grounded(question: str, sources: Sequence[Source]) -> Message:
+def _widened(sources: Sequence[Source], around: Mapping[str, Neighbours], room: _Room) -> dict[int, str]:
+    """The texts to quote, by the sources' numbers: with their neighbours, as far as there is room for them and they
+    are not quoted anyway."""
+    texts = {source.number: source.hit.text for source in sources}
+    taken = {source.hit.passage_id for source in sources}
+    for source in sources:
+        near = around.get(source.hit.passage_id, Neighbours())
+        for neighbour in (near.after_id, near.before_id):
+            text = texts[source.number]
+            wider = joined(text, near.after) if neighbour == near.after_id else joined(near.before, text)
+            cost = tokens(wider) - tokens(text)
+            if neighbour and neighbour not in taken and cost <= room.left:
+                room.left -= cost
+                taken.add(neighbour)
+                texts[source.number] = wider
+    return texts
+
+
+def joined(first: str, second: str) -> str:
+    """Two stretches of a text as one; what the second repeats of the end of the first is there once."""
+    for length in range(min(len(first), len(second)), _REPEATED - 1, -1):
+        if first.endswith(second[:length]):
+            return first + second[length:]
+    return f"{first}\n{second}"
+
+
+def _grounded(question: str, sources: Sequence[Source], texts: Mapping[int, str] | None = None) -> Message:
     tongue = language(question)
+    texts = texts or {source.number: source.hit.text for source in sources}
     # A fence that no passage can close: longer than any run of its sign in them.
-    longest = max((len(run) for source in sources for run in re.findall("~+", source.hit.text)), default=0)
+    longest = max((len(run) for text in texts.values() for run in re.findall("~+", text)), default=0)
     fence = "~" * max(3, longest + 1)
     task = _TASK[tongue] if sources else _TASK_WITHOUT[tongue]
-    parts = [task, *(_quoted(source, tongue, fence) for source in sources), _QUESTION[tongue] + question]
+    parts = [
+        task,
+        *(_quoted(source, texts[source.number], tongue, fence) for source in sources),
+        _QUESTION[tongue] + question,
+    ]
     quotations = tuple(Quotation(source.number, source.hit.text, label(source.hit, tongue)) for source in sources)
     return Message("user", "\n\n".join(parts), question, quotations)
 
 
-def _quoted(source: Source, tongue: str, fence: str) -> str:
-    return f"{_QUOTATION[tongue]} [{source.number}] ({label(source.hit, tongue)})\n{fence}\n{source.hit.text}\n{fence}"
+def _quoted(source: Source, text: str, tongue: str, fence: str) -> str:
+    return f"{_QUOTATION[tongue]} [{source.number}] ({label(source.hit, tongue)})\n{fence}\n{text}\n{fence}"
 
 
 def label(hit: Hit, tongue: str) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sqlalchemy import Connection, func, select
+from sqlalchemy import Connection, false, func, or_, select
 
 from rag.errors import ModelChanged
 from rag.ranking import Candidate, Candidates
@@ -17,6 +17,7 @@ from rag.sql_models import SqlModels
 from rag.sql_queue import SqlQueue
 from rag.sql_rows import base_id_of, serving_slot, short
 from rag.store import Vectors, files, passages, vector_slots
+from rag.types import Neighbours
 
 
 class SqlStore(SqlBases, SqlFiles, SqlQueue, SqlModels):
@@ -62,6 +63,27 @@ class SqlStore(SqlBases, SqlFiles, SqlQueue, SqlModels):
             }
         # In one order on every store, so that equal scores come out alike.
         return Candidates([found[i] for i in sorted(found)], total, frequency)
+
+    def neighbours(self, ids: Sequence[int]) -> dict[int, Neighbours]:
+        place = (passages.c.file_id, passages.c.position, passages.c.page, passages.c.heading)
+        with self._db.read() as db:
+            here = {row.id: row for row in db.execute(select(passages.c.id, *place).where(passages.c.id.in_(ids)))}
+            near = [
+                (passages.c.file_id == row.file_id) & passages.c.position.in_([row.position - 1, row.position + 1])
+                for row in here.values()
+            ]
+            rows = db.execute(select(passages.c.id, passages.c.text, *place).where(or_(false(), *near))).all()
+        beside = {(row.file_id, row.position, row.page, row.heading): row for row in rows}
+        found = {}
+        for i, row in here.items():
+            before, after = (beside.get((row.file_id, row.position + step, row.page, row.heading)) for step in (-1, 1))
+            found[i] = Neighbours(
+                before.text if before else "",
+                after.text if after else "",
+                str(before.id) if before else "",
+                str(after.id) if after else "",
+            )
+        return found
 
 
 def _slot(db: Connection, model: str) -> int:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 )
 
 from rag.ranking import Candidates
-from rag.types import FileRecord, KnowledgeBase
+from rag.types import FileRecord, KnowledgeBase, Neighbours
 
 Vectors = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 
@@ -319,6 +319,10 @@ class Store(Protocol):
     ) -> Candidates:
         """The `limit` best by keywords and, given a query vector of shape (1, dimension), the `limit` nearest.
         Raises ModelChanged when the vector is of `model` and that is not the one in service any more."""
+        ...
+
+    def neighbours(self, ids: Sequence[int]) -> dict[int, Neighbours]:
+        """Of each of these passages that is still there."""
         ...
 
     def close(self) -> None: ...

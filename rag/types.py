@@ -89,6 +89,17 @@ class Hit:
 
 
 @dataclass(frozen=True)
+class Neighbours:
+    """What stands before and after a passage on the same page, under the same heading: the texts of the passages there
+    ("" where there is none) and their ids. Passages overlap, so a text may begin with the end of the one before."""
+
+    before: str = ""
+    after: str = ""
+    before_id: str = ""
+    after_id: str = ""
+
+
+@dataclass(frozen=True)
 class Source:
     """A passage that was put before the model; the answer cites it as `[number]`, counted from 1."""
 

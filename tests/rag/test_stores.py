@@ -281,3 +281,25 @@ def test_the_figures_of_words_follow_what_can_be_found(store: SqlStore) -> None:
     assert (frequency("alpha"), frequency("beta"), frequency("delta")) == (1, 0, 1)
     store.delete_file("kb", "c")
     assert frequency("alpha") == 0
+
+
+def test_passages_know_their_neighbours_on_the_page_and_under_the_heading(store: SqlStore) -> None:
+    store.add_file("kb", NewFile("a", "a.txt", 1, "a"))
+    places = [
+        ("one", 1, ""),
+        ("two", 1, ""),
+        ("three", 1, ""),
+        ("four", 2, ""),
+        ("five", 2, "Heading"),
+        ("six", None, ""),
+    ]
+    store.parsed("a", 2, [NewPassage(text, [text], page, heading) for text, page, heading in places], "")
+    add(store, "b", "alone")
+    ids = dict(zip([text for text, _, _ in places], sorted(store.passages_without_vector("a")), strict=True))
+    near = store.neighbours([*ids.values(), 10**6])
+    assert {text: (near[i].before, near[i].after) for text, i in ids.items()} == {
+        "one": ("", "two"), "two": ("one", "three"), "three": ("two", ""), "four": ("", ""), "five": ("", ""),
+        "six": ("", ""),
+    }  # fmt: skip
+    assert (near[ids["two"]].before_id, near[ids["two"]].after_id) == (str(ids["one"]), str(ids["three"]))
+    assert store.neighbours([]) == {}
