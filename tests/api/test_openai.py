@@ -199,6 +199,31 @@ async def test_langchain_does_so_asynchronously(loaded: RunningServer) -> None:
     assert "".join(str(piece.content) for piece in pieces).strip() == ANSWER
 
 
+# -- a text to go on from --------------------------------------------------------------------------------------------
+
+
+def test_a_text_is_gone_on_from_without_a_template(client: openai.OpenAI) -> None:
+    conversation = f"<|im_start|>user\n{QUESTION}<|im_end|>\n<|im_start|>assistant\n"  # here the caller writes it
+    whole = client.completions.create(model=NAME, prompt=conversation, temperature=0, max_tokens=40)
+    assert whole.choices[0].text.strip() == ANSWER
+    assert whole.choices[0].finish_reason == "stop"
+    assert whole.usage is not None
+    assert whole.usage.completion_tokens > 5
+    stream = client.completions.create(model=NAME, prompt=conversation, temperature=0, max_tokens=40, stream=True)
+    pieces = [choice.text for event in stream for choice in event.choices]
+    assert len(pieces) > 3
+    assert "".join(pieces).strip() == ANSWER
+
+
+def test_without_a_number_of_tokens_a_text_gets_sixteen_more(client: openai.OpenAI) -> None:
+    """As OpenAI's call has it."""
+    reply = client.completions.create(model=NAME, prompt="Once upon a time", temperature=0, extra_body={"top_k": 1})
+    assert reply.usage is not None
+    assert reply.usage.completion_tokens <= 16
+    with pytest.raises(openai.BadRequestError, match="echo"):
+        client.completions.create(model=NAME, prompt="Once", echo=True)
+
+
 # -- embeddings ------------------------------------------------------------------------------------------------------
 
 

@@ -1,4 +1,4 @@
-"""One chat request as the server takes it: read, checked, and completed with the model's own defaults."""
+"""One request as the server takes it: read, checked, and completed with the model's own defaults."""
 
 from __future__ import annotations
 
@@ -15,24 +15,50 @@ _ROLES = ("system", "user", "assistant")
 _COLDEST = 1e-3
 
 
-@dataclass(frozen=True)
-class ChatRequest:
-    """`most` new tokens at most (None: as many as the model's defaults or its context allow)."""
+# As OpenAI's and vLLM's /v1/completions, where a request says nothing.
+_COMPLETION_TOKENS = 16
 
-    messages: tuple[dict[str, str], ...]
+
+@dataclass(frozen=True)
+class Asked:
+    """`prompt` is a conversation, or a text to go on from. `most` new tokens at most (None: as many as the model's
+    defaults or its context allow)."""
+
+    prompt: tuple[dict[str, str], ...] | str
     sampling: Sampling
     most: int | None
     stop: tuple[str, ...]
     stream: bool
 
 
-def read_request(body: object, defaults: Any) -> ChatRequest:
-    """The request in a parsed JSON body; `defaults` is the model's GenerationConfig.
+def read_chat(body: object, defaults: Any) -> Asked:
+    """The request in a parsed JSON body of /v1/chat/completions; `defaults` is the model's GenerationConfig.
 
     Raises InvalidRequest that names the field.
     """
+    body = _object(body)
+    return _asked(body, _messages(body), defaults, getattr(defaults, "max_new_tokens", None))
+
+
+def read_completion(body: object, defaults: Any) -> Asked:
+    """The same for /v1/completions."""
+    body = _object(body)
+    prompt = body.get("prompt")
+    if not isinstance(prompt, str) or not prompt:
+        raise InvalidRequest("prompt must be a text that is not empty.")
+    for name in ("echo", "suffix", "logprobs"):
+        if body.get(name):
+            raise InvalidRequest(f"This engine does not know {name}: leave it out, or use vLLM.")
+    return _asked(body, prompt, defaults, _COMPLETION_TOKENS)
+
+
+def _object(body: object) -> Mapping[str, Any]:
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
+    return body
+
+
+def _asked(body: Mapping[str, Any], prompt: tuple[dict[str, str], ...] | str, defaults: Any, most: int | None) -> Asked:
     asked = SamplingParams(
         max_new_tokens=_number(body, "max_tokens" if "max_tokens" in body else "max_completion_tokens", int),
         temperature=_number(body, "temperature", float),
@@ -43,8 +69,9 @@ def read_request(body: object, defaults: Any) -> ChatRequest:
         do_sample=_flag(body, "do_sample"),
         stop=_stop(body),
     )
-    most = asked.max_new_tokens or getattr(defaults, "max_new_tokens", None)
-    return ChatRequest(_messages(body), _decided(asked, defaults), most, asked.stop, body.get("stream") is True)
+    return Asked(
+        prompt, _decided(asked, defaults), asked.max_new_tokens or most, asked.stop, body.get("stream") is True
+    )
 
 
 def _decided(asked: SamplingParams, defaults: Any) -> Sampling:

@@ -17,7 +17,7 @@ from backends.types import Delta, Progress, Usage
 
 if TYPE_CHECKING:
     from backends.engines.transformers_server.generation import Generator
-    from backends.engines.transformers_server.request import ChatRequest
+    from backends.engines.transformers_server.request import Asked
 
 # How long the process stays after the generation failed, so that every stream can end with its error.
 _LAST_WORDS_SECONDS = 1.0
@@ -109,33 +109,38 @@ class Service:
         bar.update = told
         return bar
 
-    async def prompt(self, request: ChatRequest) -> list[int]:
-        """The token ids of the conversation. Raises InvalidRequest when no room is left for an answer."""
+    async def prompt(self, asked: Asked) -> list[int]:
+        """The token ids of the conversation or text. Raises InvalidRequest when no room is left for an answer."""
         from backends.families import prompt_ids
 
         loaded = self.loaded
         # Long prompts take the tokenizer a while: the other streams go on meanwhile.
-        prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, request.messages)
+        if isinstance(asked.prompt, str):
+            encoded = await asyncio.to_thread(loaded.tokenizer, asked.prompt)
+            prompt = list(encoded["input_ids"])
+        else:
+            prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, asked.prompt)
         if len(prompt) >= loaded.context_length:
+            what, remedy = ("text", "") if isinstance(asked.prompt, str) else ("conversation", " or start a new one")
             raise InvalidRequest(
-                f"The conversation is {len(prompt)} tokens long, and the model takes {loaded.context_length}; "
-                "shorten it or start a new one."
+                f"The {what} is {len(prompt)} tokens long, and the model takes {loaded.context_length}; "
+                f"shorten it{remedy}."
             )
         return prompt
 
-    async def answer(self, prompt: list[int], request: ChatRequest) -> AsyncGenerator[Delta, None]:
+    async def answer(self, prompt: list[int], asked: Asked) -> AsyncGenerator[Delta, None]:
         """The answer to a prompt, piece by piece; closing the iterator cancels the generation."""
         from backends.engines.transformers_server.generation import GenerationFailed
         from backends.engines.transformers_server.text import TextStream
 
         loaded = self.loaded
         room = loaded.context_length - len(prompt)
-        most = min(request.most or room, room)
-        text = TextStream(loaded.tokenizer, request.stop)
+        most = min(asked.most or room, room)
+        text = TextStream(loaded.tokenizer, asked.stop)
         made = 0
         ended_by_model = False
         try:
-            async with aclosing(loaded.generator.generate(prompt, most, loaded.stop_ids, request.sampling)) as steps:
+            async with aclosing(loaded.generator.generate(prompt, most, loaded.stop_ids, asked.sampling)) as steps:
                 async for ids in steps:
                     made += len(ids)
                     ended_by_model = ids[-1] in loaded.stop_ids

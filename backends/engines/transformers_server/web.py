@@ -1,4 +1,4 @@
-"""The OpenAI chat protocol over the service: routes, the key, events. Knows no model."""
+"""OpenAI's protocol over the service, chats and texts: routes, the key, events. Knows no model."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ import hmac
 import json
 import time
 import uuid
-from collections.abc import AsyncGenerator, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import aclosing
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -21,9 +22,38 @@ from backends.engines.transformers_server.service import Service
 from backends.errors import EngineFailed, InvalidRequest, QuartetError, Unauthorized
 from backends.types import Delta
 
+if TYPE_CHECKING:
+    from backends.engines.transformers_server.request import Asked
+
 _T = TypeVar("_T")
 
 _STATUS: dict[type[QuartetError], int] = {InvalidRequest: 400, Unauthorized: 401, EngineFailed: 503}
+
+
+@dataclass(frozen=True)
+class _Form:
+    """How one of the two calls writes an answer: names, the text as a whole, and a piece of it."""
+
+    id: str
+    object: str
+    chunk: str
+    whole: Callable[[str], dict[str, Any]]
+    piece: Callable[[Delta, bool], dict[str, Any]]
+
+
+def _chat_piece(delta: Delta, first: bool) -> dict[str, Any]:
+    opening = {"role": "assistant"} if first else {}
+    return {"delta": {**opening, "content": delta.text, **(delta.extra or {})}}
+
+
+_CHAT = _Form(
+    "chatcmpl", "chat.completion", "chat.completion.chunk",
+    lambda text: {"message": {"role": "assistant", "content": text}}, _chat_piece,
+)  # fmt: skip
+_TEXT = _Form(
+    "cmpl", "text_completion", "text_completion",
+    lambda text: {"text": text}, lambda delta, first: {"text": delta.text, **(delta.extra or {})},
+)  # fmt: skip
 
 
 def create_app(service: Service, name: str, key: str) -> Starlette:
@@ -51,27 +81,34 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
         return JSONResponse({"object": "list", "data": [model]})
 
     async def chat(request: Request) -> Response:
-        from backends.engines.transformers_server.request import read_request
+        from backends.engines.transformers_server.request import read_chat
 
+        return await answered(request, read_chat, _CHAT)
+
+    async def completion(request: Request) -> Response:
+        from backends.engines.transformers_server.request import read_completion
+
+        return await answered(request, read_completion, _TEXT)
+
+    async def answered(request: Request, read: Callable[[object, Any], Asked], form: _Form) -> Response:
         check_key(request)
         try:
             body = await request.json()
         except ValueError as error:
             raise InvalidRequest(f"The body is no JSON: {error}.") from error
-        asked = read_request(body, service.loaded.defaults)
+        asked = read(body, service.loaded.defaults)
         # Before the status is sent, so that a refusal gets one of its own.
         prompt = await service.prompt(asked)
         answer = service.answer(prompt, asked)
-        chunk = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        head = {"id": f"{form.id}-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         if asked.stream:
-            return StreamingResponse(_events(answer, chunk), media_type="text/event-stream")
+            return StreamingResponse(_events(answer, head, form), media_type="text/event-stream")
         whole = await _while_connected(request, _whole(answer))
         if whole is None:
             return Response(status_code=499)  # nobody reads it
         text, last = whole
-        message = {"role": "assistant", "content": text}
-        choice = {"index": 0, "message": message, "finish_reason": last.finish_reason}
-        return JSONResponse({**chunk, "object": "chat.completion", "choices": [choice], "usage": _usage(last)})
+        choice = {"index": 0, **form.whole(text), "finish_reason": last.finish_reason}
+        return JSONResponse({**head, "object": form.object, "choices": [choice], "usage": _usage(last)})
 
     async def refuse(request: Request, error: Exception) -> Response:
         assert isinstance(error, QuartetError)  # noqa: S101 - registered for it
@@ -82,27 +119,28 @@ def create_app(service: Service, name: str, key: str) -> Starlette:
         Route("/health", health),
         Route("/v1/models", models),
         Route("/v1/chat/completions", chat, methods=["POST"]),
+        Route("/v1/completions", completion, methods=["POST"]),
     ]
     return Starlette(routes=routes, exception_handlers={QuartetError: refuse})
 
 
-async def _events(answer: AsyncGenerator[Delta, None], chunk: dict[str, Any]) -> AsyncGenerator[bytes, None]:
-    chunk = {**chunk, "object": "chat.completion.chunk"}
+async def _events(
+    answer: AsyncGenerator[Delta, None], head: dict[str, Any], form: _Form
+) -> AsyncGenerator[bytes, None]:
+    head = {**head, "object": form.chunk}
     async with aclosing(answer):
         try:
-            opening: dict[str, str] = {"role": "assistant"}
+            first = True
             async for delta in answer:
-                yield _event(chunk, delta, opening)
-                opening = {}
+                yield _event(head, delta, form.piece(delta, first))
+                first = False
         except QuartetError as error:
             yield b"data: " + json.dumps({"error": {"message": error.message, "code": error.code}}).encode() + b"\n\n"
         yield b"data: [DONE]\n\n"
 
 
-def _event(chunk: dict[str, Any], delta: Delta, opening: dict[str, str]) -> bytes:
-    said = {**opening, "content": delta.text, **(delta.extra or {})}
-    choice = {"index": 0, "delta": said, "finish_reason": delta.finish_reason}
-    event = {**chunk, "choices": [choice]}
+def _event(head: dict[str, Any], delta: Delta, said: dict[str, Any]) -> bytes:
+    event = {**head, "choices": [{"index": 0, **said, "finish_reason": delta.finish_reason}]}
     if delta.usage is not None:
         event["usage"] = _usage(delta)
     return b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n"

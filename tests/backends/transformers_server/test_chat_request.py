@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from backends.engines.transformers_server.request import read_request
+from backends.engines.transformers_server.request import read_chat
 from backends.errors import InvalidRequest
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -16,7 +16,7 @@ SAMPLES = SimpleNamespace(do_sample=True, temperature=0.7, top_k=20, top_p=0.8, 
 
 
 def read(defaults: Any = PLAIN, **fields: Any) -> Any:
-    return read_request({"messages": MESSAGES, **fields}, defaults)
+    return read_chat({"messages": MESSAGES, **fields}, defaults)
 
 
 def test_without_wishes_the_models_defaults_hold() -> None:
@@ -83,4 +83,4 @@ def test_nonsense_is_refused_by_name(fields: dict[str, Any], named: str) -> None
 
 def test_a_body_that_is_no_object_is_refused() -> None:
     with pytest.raises(InvalidRequest, match="JSON object"):
-        read_request(["Hi"], PLAIN)
+        read_chat(["Hi"], PLAIN)
