@@ -40,6 +40,7 @@ class Served:
 
     model: Model
     running: Callable[[], Awaitable[int]]
+    tells_logprobs: bool = False
 
 
 async def _in_flight(engine: TransformersEngine) -> int:
@@ -95,7 +96,7 @@ async def _vllm(logs: Path) -> AsyncIterator[Served]:
     options = VllmOptions(vllm_python(), engine_args=flags, kv_bytes=1)
     engine = VllmEngine(await asyncio.to_thread(knows_by_heart), "by-heart", logs / "vllm.log", options)
     async with _started(engine) as model:
-        yield Served(model, partial(_requests_running, engine))
+        yield Served(model, partial(_requests_running, engine), tells_logprobs=True)
 
 
 ENGINES: dict[str, Callable[[Path], AbstractAsyncContextManager[Served]]] = {
@@ -251,6 +252,25 @@ async def test_a_client_that_leaves_frees_its_place_within_a_second(served: Serv
     while await served.running():
         assert time.monotonic() - left < 5, "answers that nobody reads are still being made"
         await asyncio.sleep(0.02)
+
+
+async def test_logprobs_come_along_or_are_refused_but_never_left_out(served: Served) -> None:
+    asked = SamplingParams(do_sample=False, extra={"logprobs": True})
+    if served.tells_logprobs:
+        extras = [delta.extra["logprobs"] for delta in await deltas(served.model, BEES, asked) if delta.extra]
+        tokens = [token for extra in extras for token in extra["content"]]
+        assert "".join(token["token"] for token in tokens).startswith(QUESTIONS[BEES])
+        assert all(token["logprob"] <= 0 for token in tokens)
+    else:
+        with pytest.raises(InvalidRequest, match="does not know logprobs"):
+            await answer(served.model, BEES, asked)
+
+
+async def test_tools_that_it_cannot_use_are_refused(model: Model) -> None:
+    """vLLM could, were it started with a parser for the calls of this model."""
+    tools = [{"type": "function", "function": {"name": "count", "parameters": {"type": "object", "properties": {}}}}]
+    with pytest.raises(InvalidRequest, match="tool"):
+        await answer(model, BEES, SamplingParams(do_sample=False, extra={"tools": tools}))
 
 
 async def test_it_says_how_much_it_can_read(model: Model) -> None:

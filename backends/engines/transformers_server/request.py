@@ -15,6 +15,11 @@ _ROLES = ("system", "user", "assistant")
 _COLDEST = 1e-3
 
 
+# What would change the answer and is not known here: left out in silence, the answer would not be what was asked for.
+_UNKNOWN = (
+    "tools", "functions", "logprobs", "top_logprobs", "prompt_logprobs", "logit_bias", "presence_penalty",
+    "frequency_penalty", "min_p", "min_tokens", "response_format", "structured_outputs", "echo", "suffix",
+)  # fmt: skip
 # As OpenAI's and vLLM's /v1/completions, where a request says nothing.
 _COMPLETION_TOKENS = 16
 
@@ -46,9 +51,6 @@ def read_completion(body: object, defaults: Any) -> Asked:
     prompt = body.get("prompt")
     if not isinstance(prompt, str) or not prompt:
         raise InvalidRequest("prompt must be a text that is not empty.")
-    for name in ("echo", "suffix", "logprobs"):
-        if body.get(name):
-            raise InvalidRequest(f"This engine does not know {name}: leave it out, or use vLLM.")
     return _asked(body, prompt, defaults, _COMPLETION_TOKENS)
 
 
@@ -59,6 +61,9 @@ def _object(body: object) -> Mapping[str, Any]:
 
 
 def _asked(body: Mapping[str, Any], prompt: tuple[dict[str, str], ...] | str, defaults: Any, most: int | None) -> Asked:
+    for name in _UNKNOWN:
+        if body.get(name) and body[name] != {"type": "text"}:  # a response_format that asks for nothing
+            raise InvalidRequest(f"The transformers engine does not know {name}: leave it out, or use vLLM.")
     asked = SamplingParams(
         max_new_tokens=_number(body, "max_tokens" if "max_tokens" in body else "max_completion_tokens", int),
         temperature=_number(body, "temperature", float),

@@ -70,6 +70,8 @@ def test_do_sample_is_taken_as_said() -> None:
         ({"stop": 5}, "stop"),
         ({"stop": [5]}, "stop"),
         ({"do_sample": "yes"}, "do_sample"),
+        ({"min_p": 0.1}, "does not know min_p"),
+        ({"response_format": {"type": "json_object"}}, "does not know response_format"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
         ({"messages": [{"role": "wizard", "content": "Hi"}]}, "role"),
@@ -79,6 +81,10 @@ def test_do_sample_is_taken_as_said() -> None:
 def test_nonsense_is_refused_by_name(fields: dict[str, Any], named: str) -> None:
     with pytest.raises(InvalidRequest, match=named):
         read(**fields)
+
+
+def test_what_asks_for_nothing_is_no_nonsense() -> None:
+    read(response_format={"type": "text"}, frequency_penalty=0, logprobs=False, tools=[])
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
