@@ -94,6 +94,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     """Build the services and the one app, and answer requests until a signal ends it. Raises CannotStart."""
     import uvloop
 
+    from accounts.accounts import Accounts
     from api.metrics import MeteredChat, MeteredKnowledge, Metrics
     from api.server import ApiSettings, create_app
     from api.serving import Server
@@ -115,6 +116,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         vllm_python=settings.vllm_python,
     )
     models = ModelManager(engines)
+    accounts = Accounts(settings.data_dir, settings.database_url)
     metrics = Metrics()
     knowledge = MeteredKnowledge(
         metrics, settings.data_dir, settings.embedding_model, database_url=settings.database_url
@@ -150,6 +152,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
             finally:
                 await opening
                 await knowledge.close()
+                accounts.close()
 
     def listening() -> None:
         print(f"Quartet is ready at {settings.url}  (Ctrl-C ends it)", flush=True)
@@ -160,7 +163,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     incoming = settings.data_dir / "incoming"
     shutil.rmtree(incoming, ignore_errors=True)  # what a killed process left there
     incoming.mkdir(mode=0o700)
-    app = create_app(models, knowledge, chat, ApiSettings(VERSION, incoming, settings.token), opened, metrics, lifespan)
+    api = ApiSettings(VERSION, incoming, settings.token)
+    app = create_app(accounts, models, knowledge, chat, api, opened, metrics, lifespan)
     mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
     server = Server(app, listening, lambda: models.status.in_flight + models.status.waiting, draining)
     uvloop.run(server.serve([listener]))

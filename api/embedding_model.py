@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from fastapi import APIRouter
 from pydantic import BaseModel
 
+from api.visitor import ADMINS_ONLY
 from rag.types import EmbeddingStatus
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def router(knowledge: KnowledgeService) -> APIRouter:
     async def embedding_model() -> EmbeddingStatus:
         return await knowledge.embedding_status()
 
-    @routes.post("", status_code=202, summary="Change the embedding model")
+    @routes.post("", dependencies=ADMINS_ONLY, status_code=202, summary="Change the embedding model")
     async def change(body: NextModel) -> EmbeddingStatus:
         """Searches go on with the one in service until all passages have vectors of the other; then that one is in
         service. When it fails, `change` says why and nothing else is different. Naming the one in service gives up a

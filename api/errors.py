@@ -20,6 +20,7 @@ from backends.errors import (
     Busy,
     Conflict,
     EngineFailed,
+    Forbidden,
     HubUnreachable,
     InvalidRequest,
     ModelError,
@@ -40,6 +41,7 @@ logger = logging.getLogger("quartet.api")
 STATUS: Mapping[type[QuartetError], int] = {
     InvalidRequest: 400,
     Unauthorized: 401,
+    Forbidden: 403,
     NotFound: 404,
     Conflict: 409,
     TooLarge: 413,
@@ -84,6 +86,7 @@ DESCRIBED: dict[int | str, dict[str, Any]] = {
 # code -> what OpenAI calls an error of this kind, where it is not the request's fault.
 _OPENAI_TYPES: Mapping[str, str] = {
     "unauthorized": "authentication_error",
+    "forbidden": "permission_error",
     "forbidden_host": "permission_error",
     "forbidden_origin": "permission_error",
     "busy": "rate_limit_error",

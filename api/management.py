@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import live
 from api.errors import error_shape, unexpected
+from api.visitor import ADMINS_ONLY, Who
 from backends.catalog import CATALOG, CatalogEntry
 from backends.errors import Conflict, InvalidRequest, QuartetError
 from backends.families import recognise
@@ -109,10 +110,16 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
         return Status(version, now, now.in_flight + now.waiting, room, bases, embedding)
 
     @routes.get("/models", tags=["models"], summary="The models on offer")
-    async def menu() -> Menu:
-        return Menu(list(CATALOG), models.status, await models.log_tail())
+    async def menu(who: Who) -> Menu:
+        """The engine's log is for admins: it may tell what others ask."""
+        return Menu(list(CATALOG), models.status, await models.log_tail() if who.admin else [])
 
-    @routes.post("/models/inspect", tags=["models"], summary="What a folder holds, and whether it fits into memory")
+    @routes.post(
+        "/models/inspect",
+        dependencies=ADMINS_ONLY,
+        tags=["models"],
+        summary="What a folder holds, and whether it fits into memory",
+    )
     async def inspect(body: InspectModel) -> Inspection:
         if not body.model_path.strip():
             raise InvalidRequest("model_path is empty: name a folder of the server.", "model_path")
@@ -121,6 +128,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     @routes.post(
         "/models/load",
         tags=["models"],
+        dependencies=ADMINS_ONLY,
         summary="Load a model",
         response_model=ModelStatus,
         responses={200: {"content": _PROGRESS}},
@@ -144,7 +152,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
 
         return live.LiveResponse(work)
 
-    @routes.post("/models/unload", tags=["models"], summary="Take the model out of service")
+    @routes.post("/models/unload", dependencies=ADMINS_ONLY, tags=["models"], summary="Take the model out of service")
     async def unload() -> ModelStatus:
         await models.unload()
         return models.status

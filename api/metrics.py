@@ -12,6 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.types import Scope
 
+from api.visitor import ADMINS_ONLY
 from backends.models import ModelManager
 from rag.chain import ChatService
 from rag.knowledge import KnowledgeService
@@ -79,8 +80,9 @@ class Metrics:
         routes = APIRouter(tags=["service"])
 
         @routes.get(
-            "/metrics", summary="Figures for Prometheus", response_class=Response, responses={200: {"content": _TEXT}}
-        )
+            "/metrics", dependencies=ADMINS_ONLY, summary="Figures for Prometheus", response_class=Response,
+            responses={200: {"content": _TEXT}},
+        )  # fmt: skip
         async def metrics() -> Response:
             self.in_flight.set(models.status.in_flight)
             self.waiting.set(models.status.waiting)

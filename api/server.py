@@ -15,6 +15,8 @@ from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Match
 
+from accounts.accounts import Accounts
+from api import accounts as people
 from api import (
     article,
     article_socket,
@@ -27,13 +29,13 @@ from api import (
     management,
     openai,
 )
+from api.attempts import Attempts
 from api.auth import Access, Token
 from api.headers import SecurityHeaders
 from api.limits import MEBIBYTE, BodyLimits
 from api.metrics import Metrics
 from api.opening import HoldUntilOpen
 from api.request_log import RequestLog
-from api.sessions import Attempts, Sessions
 
 if TYPE_CHECKING:
     from backends.models import ModelManager
@@ -43,7 +45,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ApiSettings:
-    """`token` "" leaves the service open to everybody who reaches it. Sizes are in bytes, of a whole request."""
+    """Without `token` and without accounts everybody who reaches the service may do everything. Sizes are in bytes, of
+    a whole request."""
 
     version: str
     upload_folder: Path
@@ -53,6 +56,7 @@ class ApiSettings:
 
 
 def create_app(
+    accounts: Accounts,
     models: ModelManager,
     knowledge: KnowledgeService,
     chat: ChatService,
@@ -65,7 +69,7 @@ def create_app(
 
     Until `opened` is set, requests that may need the services wait.
     """
-    token, sessions = Token(settings.token), Sessions()
+    token = Token(settings.token)
 
     def limit_of(path: str) -> int:
         uploads = path == "/gradio_api/upload" or (path.startswith("/api/knowledge-bases/") and path.endswith("/files"))
@@ -84,7 +88,7 @@ def create_app(
             Middleware(SecurityHeaders),
             Middleware(errors.CatchUnexpected),
             Middleware(BodyLimits, limit_of),  # outside: who is refused is still sending, and has to read why
-            Middleware(Access, token, sessions, Attempts(100, 60)),
+            Middleware(Access, token, accounts, Attempts(100, 60)),
             Middleware(HoldUntilOpen, opened),
             # Allows nobody. It is here because Gradio brings an open CORS policy of its own unless it finds one.
             Middleware(CORSMiddleware),
@@ -93,13 +97,14 @@ def create_app(
     errors.install(app)
     app.include_router(health.router(models))
     app.include_router(metrics.router(models))
-    app.include_router(login.router(token, sessions, Attempts(10, 300)))
+    app.include_router(login.router(token, accounts, Attempts(10, 300)))
     app.include_router(article.router(models, knowledge, chat))
     app.include_router(openai.router(models, knowledge, chat))
     app.include_router(article_socket.router(models, knowledge, chat))
     app.include_router(management.router(models, knowledge, settings.version))
     app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
     app.include_router(embedding_model.router(knowledge))
+    app.include_router(people.router(accounts))
     app.include_router(docs.router(app))
     app.include_router(_rest_of_api(app))
     return app

@@ -5,7 +5,8 @@
     ├── NotFound              what was named does not exist
     ├── Conflict              it exists already, or something else is under way
     ├── TooLarge              over a named limit
-    ├── Unauthorized          the token is missing or wrong
+    ├── Unauthorized          nobody that is known: no token or login, or a wrong one
+    ├── Forbidden             known, but in a role that may not do this
     ├── StorageFull           the disk has no room
     ├── StorageUnreachable    the database does not answer
     ├── Busy                  too much at once; carries retry_after
@@ -57,6 +58,10 @@ class TooLarge(QuartetError):
 
 class Unauthorized(QuartetError):
     code = "unauthorized"
+
+
+class Forbidden(QuartetError):
+    code = "forbidden"
 
 
 class StorageFull(QuartetError):

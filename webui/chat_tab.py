@@ -42,9 +42,9 @@ def build_chat_tab(
     return ChatTab(notice, load_starter, dialogue)
 
 
-def follow(status: ModelStatus, texts: Texts) -> tuple[Any, Any]:
-    """Updates of the notice and of the window's greeting for this state of the model."""
+def follow(status: ModelStatus, texts: Texts, admin: bool) -> tuple[Any, Any]:
+    """Updates of the notice, which offers to load a model, and of the window's greeting for this state of the model."""
     if status.name:
         return gr.update(visible=False), gr.update(placeholder=texts.chat_empty.format(model=escape(status.name)))
     waiting = status.state in ("loading", "restarting")
-    return gr.update(visible=not waiting), gr.update(placeholder=texts.chat_no_model)
+    return gr.update(visible=admin and not waiting), gr.update(placeholder=texts.chat_no_model)

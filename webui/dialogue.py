@@ -19,6 +19,7 @@ from webui.conversations import Conversation, Conversations, Turn
 from webui.notice import say, say_error
 from webui.stream import harmless, paced
 from webui.texts import Texts
+from webui.visitor import visitor
 
 if TYPE_CHECKING:
     from rag.chain import ChatService
@@ -233,5 +234,6 @@ async def ended(turn: Turn) -> None:
 
 
 def conversation_key(request: gr.Request, name: str) -> str:
-    """The key of a visitor's conversation; the session hash in it is a secret of that browser page."""
-    return f"{request.session_hash}/{name}"
+    """The key of a visitor's conversation. The session hash in it is a secret of that browser page; whoever learns it
+    has another name, and so another conversation."""
+    return f"{visitor(request).name}/{request.session_hash}/{name}"

@@ -10,6 +10,7 @@ from backends.errors import QuartetError
 from webui import markup
 from webui.notice import say_error
 from webui.texts import Texts
+from webui.visitor import is_admin, visitor
 
 if TYPE_CHECKING:
     from rag.knowledge import KnowledgeService
@@ -20,7 +21,7 @@ WORKING_SECONDS, QUIET_SECONDS = 1.0, 10.0
 
 def build_embedding_panel(texts: Texts, demo: gr.Blocks, knowledge: KnowledgeService) -> None:
     """Put the panel into the Blocks that are open now."""
-    with gr.Accordion(texts.embedding_model, open=False, elem_id="embedding"):
+    with gr.Accordion(texts.embedding_model, open=False, elem_id="embedding") as panel:
         card = gr.Markdown(elem_id="embedding-status")
         with gr.Row(elem_classes="q-inline"):
             model = gr.Textbox(label=texts.next_embedding_model, placeholder=texts.embedding_placeholder, max_lines=1,
@@ -34,7 +35,12 @@ def build_embedding_panel(texts: Texts, demo: gr.Blocks, knowledge: KnowledgeSer
         except QuartetError:  # the documents are not open yet, or out of reach for a moment
             return gr.skip(), gr.skip()
 
-    async def begin(typed: str | None) -> tuple[Any, Any, Any]:
+    async def offered(request: gr.Request) -> Any:
+        return gr.update(visible=visitor(request).admin)
+
+    async def begin(typed: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+        if not is_admin(request, texts):
+            return gr.skip(), gr.skip(), gr.skip()
         try:
             return "", *updates(await knowledge.change_embedding_model(typed or ""), texts)
         except QuartetError as error:
@@ -42,6 +48,7 @@ def build_embedding_panel(texts: Texts, demo: gr.Blocks, knowledge: KnowledgeSer
             return gr.skip(), gr.skip(), gr.skip()
 
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    demo.load(offered, None, panel, **quick)
     demo.load(show, None, [card, timer], **quick)
     timer.tick(show, None, [card, timer], **quick)
     gr.on([change.click, model.submit], begin, model, [model, card, timer], **quick)

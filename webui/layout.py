@@ -15,6 +15,7 @@ from webui.langchain_tab import build_langchain_tab
 from webui.model_panel import build_model_panel
 from webui.sampling import build_sampling
 from webui.texts import Texts
+from webui.visitor import visitor
 
 if TYPE_CHECKING:
     from backends.models import ModelManager
@@ -51,22 +52,24 @@ def build_page(
                 documents = build_langchain_tab(texts, demo, knowledge, chat, conversations, parameters, upload_folder)
     shown = gr.State("")
 
-    async def refresh(seen: str) -> tuple[Any, ...]:
+    async def refresh(seen: str, request: gr.Request) -> tuple[Any, ...]:
         # What a page shows already is not sent again: a tick without news costs a few hundred bytes.
-        status, log = models.status, await models.log_tail()
-        state = repr((status, log))
+        admin = visitor(request).admin
+        status, log = models.status, await models.log_tail() if admin else ()
+        state = repr((status, log, admin))
         if state == seen:
             return (gr.skip(),) * len(following)
         return (
             state,
             model_panel.pill(status, texts),
             *model_panel.follow(status, log, texts),
-            *chat_tab.follow(status, texts),
+            gr.update(visible=admin),
+            *chat_tab.follow(status, texts, admin),
             langchain_tab.follow(status, texts),
         )
 
     following = [
-        shown, now, panel.status, panel.log, panel.load, panel.unload, panel.timer,
+        shown, now, panel.status, panel.log, panel.load, panel.unload, panel.timer, panel.controls,
         chatting.notice, chatting.dialogue.window, documents.mode,
     ]  # fmt: skip
     light: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}

@@ -18,6 +18,7 @@ from backends.models import ModelSpec
 from webui import markup
 from webui.notice import say, say_error
 from webui.texts import Texts
+from webui.visitor import is_admin, visitor
 
 if TYPE_CHECKING:
     from backends.models import ModelManager, ModelStatus
@@ -35,9 +36,10 @@ class ModelPanel:
     """The components that follow the state of the model: see `follow`."""
 
     status: gr.Markdown
+    controls: gr.Column
     path: gr.Textbox
     memory: gr.Markdown
-    tell_memory: Callable[[str | None], Awaitable[str]]
+    tell_memory: Callable[[str | None, gr.Request], Awaitable[str]]
     log: gr.Textbox
     load: gr.Button
     unload: gr.Button
@@ -125,45 +127,54 @@ def need_of(model_path: str) -> int | MemoryNeed | None:
 def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     """The panel and its own events; whoever builds the page wires the timer to `follow`."""
     status = gr.Markdown(status_card(models.status, texts), elem_id="model-status")
-    menu = gr.Dropdown(
-        [(f"{entry.label} · {entry.memory_gib:.0f} GiB", entry.hub_id) for entry in CATALOG], value=STARTER.hub_id,
-        label=texts.menu, elem_id="model-menu",
-    )  # fmt: skip
-    path = gr.Textbox(
-        STARTER.hub_id, label=texts.model_path, placeholder=texts.model_path_placeholder, max_lines=1, max_length=4_096,
-        elem_id="model-path",
-    )  # fmt: skip
-    memory = gr.Markdown(elem_id="model-memory")
-    with gr.Accordion(texts.options, open=False, elem_id="model-options"):
-        kind = gr.Dropdown([(texts.recognised, ""), *((k, k) for k in MODEL_TYPES)], value="", label=texts.model_type,
-                           info=texts.model_type_info)  # fmt: skip
-        backend = gr.Dropdown(list(BACKENDS), value="auto", label=texts.backend)
-    with gr.Row():
-        load = gr.Button(texts.load, variant="primary", min_width=80, elem_id="model-load")
-        unload = gr.Button(texts.unload, min_width=80, interactive=False, elem_id="model-unload")
-    with gr.Accordion(texts.log, open=False, elem_id="model-log"):
-        engine_log = gr.Textbox(show_label=False, label=texts.log, lines=6, max_lines=14, interactive=False,
-                                placeholder=texts.no_log, elem_classes="q-log")  # fmt: skip
+    with gr.Column(elem_id="model-controls") as controls:
+        menu = gr.Dropdown(
+            [(f"{entry.label} · {entry.memory_gib:.0f} GiB", entry.hub_id) for entry in CATALOG], value=STARTER.hub_id,
+            label=texts.menu, elem_id="model-menu",
+        )  # fmt: skip
+        path = gr.Textbox(
+            STARTER.hub_id, label=texts.model_path, placeholder=texts.model_path_placeholder, max_lines=1,
+            max_length=4_096, elem_id="model-path",
+        )  # fmt: skip
+        memory = gr.Markdown(elem_id="model-memory")
+        with gr.Accordion(texts.options, open=False, elem_id="model-options"):
+            kind = gr.Dropdown([(texts.recognised, ""), *((k, k) for k in MODEL_TYPES)], value="",
+                               label=texts.model_type, info=texts.model_type_info)  # fmt: skip
+            backend = gr.Dropdown(list(BACKENDS), value="auto", label=texts.backend)
+        with gr.Row():
+            load = gr.Button(texts.load, variant="primary", min_width=80, elem_id="model-load")
+            unload = gr.Button(texts.unload, min_width=80, interactive=False, elem_id="model-unload")
+        with gr.Accordion(texts.log, open=False, elem_id="model-log"):
+            engine_log = gr.Textbox(show_label=False, label=texts.log, lines=6, max_lines=14, interactive=False,
+                                    placeholder=texts.no_log, elem_classes="q-log")  # fmt: skip
     timer = gr.Timer(QUIET_SECONDS)
 
-    async def tell_memory(model_path: str | None) -> str:
+    async def tell_memory(model_path: str | None, request: gr.Request) -> str:
+        if not visitor(request).admin:  # what folders there are is not for everybody
+            return ""
         need = await asyncio.to_thread(need_of, (model_path or "").strip())
         return memory_line(need, await asyncio.to_thread(memory_free), texts)
 
-    async def choose(hub_id: str | None) -> tuple[Any, Any]:
-        return (hub_id, await tell_memory(hub_id)) if hub_id else (gr.skip(), gr.skip())
+    async def choose(hub_id: str | None, request: gr.Request) -> tuple[Any, Any]:
+        return (hub_id, await tell_memory(hub_id, request)) if hub_id else (gr.skip(), gr.skip())
 
-    async def typed(model_path: str | None) -> tuple[Any, str]:
+    async def typed(model_path: str | None, request: gr.Request) -> tuple[Any, str]:
         chosen = next((entry.hub_id for entry in CATALOG if entry.hub_id == model_path), None)
-        return gr.update(value=chosen), await tell_memory(model_path)
+        return gr.update(value=chosen), await tell_memory(model_path, request)
 
-    async def start(model_path: str | None, model_type: str | None, backend_name: str | None) -> tuple[str, Any]:
+    async def start(
+        model_path: str | None, model_type: str | None, backend_name: str | None, request: gr.Request
+    ) -> tuple[str, Any]:
+        if not is_admin(request, texts):
+            return gr.skip(), gr.skip()
         if not model_path or not model_path.strip():
             say(texts.no_path, texts)
             return gr.skip(), gr.skip()
         return _start(models, ModelSpec(model_path.strip(), model_type or "", backend_name or "auto"), texts)
 
-    async def stop() -> tuple[str, Any]:
+    async def stop(request: gr.Request) -> tuple[str, Any]:
+        if not is_admin(request, texts):
+            return gr.skip(), gr.skip()
         try:
             await models.unload()
         except QuartetError as error:
@@ -176,7 +187,7 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     load.click(start, [path, kind, backend], [status, timer], concurrency_id="models", concurrency_limit=4, **quick)
     path.submit(start, [path, kind, backend], [status, timer], concurrency_id="models", **quick)
     unload.click(stop, None, [status, timer], concurrency_id="models", **quick)
-    return ModelPanel(status, path, memory, tell_memory, engine_log, load, unload, timer)
+    return ModelPanel(status, controls, path, memory, tell_memory, engine_log, load, unload, timer)
 
 
 def _start(models: ModelManager, spec: ModelSpec, texts: Texts) -> tuple[str, Any]:
@@ -187,10 +198,12 @@ def _start(models: ModelManager, spec: ModelSpec, texts: Texts) -> tuple[str, An
     return status_card(models.status, texts), gr.Timer(BUSY_SECONDS)
 
 
-def starter_loader(models: ModelManager, texts: Texts) -> Callable[[], Any]:
+def starter_loader(models: ModelManager, texts: Texts) -> Callable[[gr.Request], Any]:
     """The handler of the button that loads the starter model; outputs are the panel's status and timer."""
 
-    async def load_starter() -> tuple[str, Any]:
+    async def load_starter(request: gr.Request) -> tuple[str, Any]:
+        if not is_admin(request, texts):
+            return gr.skip(), gr.skip()
         return _start(models, ModelSpec(STARTER.hub_id), texts)
 
     return load_starter

@@ -58,6 +58,7 @@ class Texts:
     )
 
     notice = Both("Please note", "提示")
+    admins_only = Both("Only admins may do this: ask one.", "只有管理员可以执行此操作，请联系管理员。")
     not_a_number = Both("“{field}” must be a number.", "“{field}”必须是数字。")
 
     # Chat tab
@@ -232,6 +233,8 @@ _REASONS = {
 }
 _KINDS = {
     "invalid_request": "请求有误",
+    "unauthorized": "未登录",
+    "forbidden": "没有权限",
     "not_found": "未找到",
     "conflict": "冲突",
     "too_large": "超出上限",

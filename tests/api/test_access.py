@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from api.attempts import Attempts
 from api.auth import is_loopback
-from api.sessions import Attempts, Sessions
 from tests.running_server import RunningServer, running_server
 
 TOKEN = "correct-horse-battery-staple"
@@ -23,6 +23,15 @@ PATHS = (
     "/api/models",
     "/api/models/load",
     "/api/models/unload",
+    "/api/me",
+    "/api/tokens",
+    "/api/tokens/x",
+    "/api/users",
+    "/api/users/x",
+    "/api/embedding-model",
+    "/metrics",
+    "/v1/models",
+    "/v1/chat/completions",
     "/api/knowledge-bases",
     "/api/knowledge-bases/x",
     "/api/knowledge-bases/x/files",
@@ -216,18 +225,6 @@ def test_security_headers_are_on_every_answer(server: RunningServer) -> None:
         assert "server" not in headers, path
 
 
-def test_a_session_ends_by_time_and_by_number() -> None:
-    now = [0.0]
-    sessions = Sessions(lifetime=100, capacity=2, clock=lambda: now[0])
-    first = sessions.create()
-    assert sessions.valid(first)
-    assert not sessions.valid("")
-    now[0] = 100
-    assert not sessions.valid(first)
-    kept = [sessions.create() for _ in range(3)]
-    assert [sessions.valid(session) for session in kept] == [False, True, True]
-
-
 def test_wrong_guesses_are_counted_per_address_within_a_time() -> None:
     now = [0.0]
     attempts = Attempts(limit=2, seconds=60, capacity=2, clock=lambda: now[0])
@@ -242,6 +239,10 @@ def test_wrong_guesses_are_counted_per_address_within_a_time() -> None:
     for address in "bcd":
         attempts.failed(address)  # the oldest address is forgotten: memory stays bounded
     assert attempts.wait("a") == 0
+    attempts.failed("d")
+    assert attempts.wait("d") == 60
+    attempts.undo("d")  # it was right after all
+    assert attempts.wait("d") == 0
 
 
 def test_the_token_is_in_no_file_of_the_data_folder_and_no_process_list(locked: RunningServer) -> None:

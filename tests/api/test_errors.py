@@ -16,6 +16,7 @@ import pytest
 from tests.running_server import ROOT, RunningServer, StartServer, running_server
 from tests.scripted_engine import ScriptedEngine
 
+PASSWORD = "correct horse battery"
 TOKEN = {"Authorization": "Bearer a-token-of-the-tests"}
 
 
@@ -48,6 +49,15 @@ def no_token(narrow: RunningServer, path: Path) -> httpx.Response:
 
 def another_site(narrow: RunningServer, path: Path) -> httpx.Response:
     return narrow.post("/", json={"prompt": "Hello"}, headers={"Origin": "https://elsewhere.example"})
+
+
+def a_user_like_an_admin(narrow: RunningServer, path: Path) -> httpx.Response:
+    with narrow.client() as bob:
+        for name, role in (("ann", "admin"), ("bob", "user")):
+            narrow.post("/api/users", json={"name": name, "role": role, "password": PASSWORD})
+        del bob.headers["Authorization"]
+        assert bob.post("/login", data={"name": "bob", "password": PASSWORD}).status_code == 303
+        return bob.post("/api/models/unload")
 
 
 def no_such_base(narrow: RunningServer, path: Path) -> httpx.Response:
@@ -101,6 +111,7 @@ ASKED = [{"role": "user", "content": "Hello"}]
 PROVOKED: dict[str, Callable[[RunningServer, Path], httpx.Response]] = {
     "invalid_request": wrong_field,
     "unauthorized": no_token,
+    "forbidden": a_user_like_an_admin,
     "forbidden_origin": another_site,
     "not_found": no_such_base,
     "method_not_allowed": no_such_method,

@@ -15,8 +15,8 @@ from tests.running_server import RunningServer, running_server
 from tests.scripted_engine import ScriptedEngine
 
 EXAMPLES = 25  # of each operation
-# What is loaded here may be fetched from a hub, or take the model away: other tests do that.
-_SWITCHES = ("/api/models/load", "/api/models/unload")
+# What is loaded here may be fetched from a hub, or take the model away, and a first account would shut the door.
+_SWITCHES = ("/api/models/load", "/api/models/unload", "/api/users")
 
 
 @pytest.fixture(scope="module")

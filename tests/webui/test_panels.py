@@ -64,7 +64,7 @@ def test_a_lost_engine_needs_attention_and_a_failed_load_beside_one_that_serves_
 def test_an_engine_that_is_asleep_is_as_good_as_ready() -> None:
     assert "asleep until the next question" in status_card(ASLEEP, ENGLISH)
     assert "q-state-ready" in pill(ASLEEP, ENGLISH)
-    assert chat_tab.follow(ASLEEP, ENGLISH)[0]["visible"] is False
+    assert chat_tab.follow(ASLEEP, ENGLISH, True)[0]["visible"] is False
 
 
 def test_buttons_and_pace_follow_the_state() -> None:
@@ -79,11 +79,12 @@ def test_buttons_and_pace_follow_the_state() -> None:
 
 
 def test_the_chat_tab_offers_the_starter_only_while_nothing_is_there_or_on_its_way() -> None:
-    assert chat_tab.follow(EMPTY, ENGLISH)[0]["visible"] is True
-    assert chat_tab.follow(FAILED, ENGLISH)[0]["visible"] is True
-    assert chat_tab.follow(READY, ENGLISH)[0]["visible"] is False
+    assert chat_tab.follow(EMPTY, ENGLISH, True)[0]["visible"] is True
+    assert chat_tab.follow(EMPTY, ENGLISH, False)[0]["visible"] is False  # only admins load models
+    assert chat_tab.follow(FAILED, ENGLISH, True)[0]["visible"] is True
+    assert chat_tab.follow(READY, ENGLISH, True)[0]["visible"] is False
     first_load = ModelStatus("loading", "", "quote", "", None, "x", None, "", 0)
-    assert chat_tab.follow(first_load, ENGLISH)[0]["visible"] is False
+    assert chat_tab.follow(first_load, ENGLISH, True)[0]["visible"] is False
 
 
 def test_quote_mode_is_labelled() -> None:
