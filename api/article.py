@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rag.knowledge import KnowledgeService
 
 TEXT = "text/plain; charset=utf-8"
+_LONG = 2_000  # characters from which on pieces that arrived together are one object
 SCHEMA: dict[str, Any] = {
     "requestBody": {
         "required": True,
@@ -182,12 +183,20 @@ async def _stream(answer: Answer, deltas: AsyncGenerator[AnswerDelta, None], sen
 
 
 async def _write(answer: Answer, delta: AnswerDelta, send: Send) -> None:
-    """The text grows by one piece of the engine with each object, also where several arrived together."""
+    """The text grows by one piece of the engine with each object, also where several arrived together, until it is
+    long: each object has all of it again, and what came together while the client did not read would become gigabytes.
+    """
+    if answer.call.bare:
+        answer.add(delta)
+        if delta.text:
+            await live.write(send, delta.text.encode())
+        return
+    together = len(answer.text) > _LONG
     objects = []
-    for piece in delta.pieces or (delta.text,):
+    for piece in (delta.text,) if together else delta.pieces or (delta.text,):
         answer.add(replace(delta, text=piece))
         if piece:
-            objects.append(piece.encode() if answer.call.bare else _packed(answer.so_far()))
+            objects.append(_packed(answer.so_far()))
     if objects:
         await live.write(send, b"".join(objects))
 

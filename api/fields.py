@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
+
+import orjson
 
 from backends.errors import InvalidRequest
 
@@ -72,6 +74,19 @@ def texts(body: Mapping[str, Any], name: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
         raise InvalidRequest(f"{name} must be a list of texts.", name)
     return tuple(value)
+
+
+def passed_on(body: Mapping[str, Any], names: Iterable[str]) -> dict[str, Any]:
+    """The fields of these names that are there, for an engine to understand: whatever JSON can be sent again."""
+    values = {name: body[name] for name in names if body.get(name) is not None}
+    for name, value in values.items():
+        try:
+            orjson.dumps([[[[value]]]])  # about as deep as it will stand
+        except TypeError:
+            raise InvalidRequest(
+                f"{name} cannot be passed on: a number in it is beyond 64 bits, or it is nested too deeply.", name
+            ) from None
+    return values
 
 
 def choice(body: Mapping[str, Any], name: str, options: Sequence[Choice]) -> Choice:

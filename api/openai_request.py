@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
-from api.fields import choice, decoded, flag, integer, load, number, text_in, texts
+from api.fields import choice, decoded, flag, integer, load, number, passed_on, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import Message, Role, SamplingParams
 from rag.types import ANSWER_MODES, AnswerMode, ChatRequest
@@ -98,7 +98,7 @@ def _params(asked: Mapping[str, Any]) -> SamplingParams:
             do_sample=flag(asked, "do_sample"),
             seed=integer(asked, "seed"),
             stop=texts(asked, "stop"),
-            extra={name: value for name, value in asked.items() if name not in _OURS and value is not None},
+            extra=passed_on(asked, asked.keys() - _OURS),
         )
     except InvalidRequest as error:
         if error.field != "max_new_tokens":
@@ -131,7 +131,7 @@ def _message(value: object, place: str) -> Message:
     role = value.get("role")
     if not isinstance(role, str) or role not in _ROLES:
         raise InvalidRequest(f"{place}.role must be one of {', '.join(map(str, _ROLES))}.", f"{place}.role")
-    extra = {name: value[name] for name in _TURN_FIELDS if value.get(name) is not None}
+    extra = passed_on(value, _TURN_FIELDS)
     content = value.get("content")
     if content is None and "tool_calls" in extra:
         content = ""

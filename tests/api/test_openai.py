@@ -295,6 +295,8 @@ def test_a_stream_by_plain_http_is_server_sent_events(loaded: RunningServer) -> 
         ({"model": "kb:"}, "model"),
         ({"model": "kb:a", "knowledge_base": "b"}, "knowledge_base"),
         ({"chat_template": "{{ 7 * 7 }}"}, "chat_template"),
+        ({"min_p": 10**30}, "min_p"),
+        ({"guided_json": json.loads("[" * 300 + "]" * 300)}, "guided_json"),
     ],
 )
 def test_a_wrong_field_is_named_in_openai_s_shape(loaded: RunningServer, change: dict[str, Any], field: str) -> None:

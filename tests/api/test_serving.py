@@ -256,6 +256,27 @@ async def test_a_client_that_does_not_read_is_cut_off_and_its_answer_stopped() -
         del reader
 
 
+async def test_a_client_that_reads_a_byte_now_and_then_is_cut_off_too() -> None:
+    counts = Counts()
+    async with serving(counts) as (_, port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1024)
+        writer.write(b"GET /endless HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        async with asyncio.timeout(20):
+            while not counts.ended.is_set():
+                assert len(await reader.read(1)) == 1
+                await asyncio.sleep(0.05)
+        assert counts.answers == 0
+        writer.close()
+
+
+async def test_two_hundred_half_sent_requests_are_closed_and_others_are_answered_meanwhile() -> None:
+    async with serving(Counts()) as (_, port, _), httpx.AsyncClient(trust_env=False) as client:
+        half = asyncio.gather(*(exchange(port, b"GET /slow HTTP/1.1\r\nHost: ") for _ in range(200)))
+        replies = [await client.post(f"http://127.0.0.1:{port}/size", content=b"12345") for _ in range(20)]
+        assert [reply.text for reply in replies] == ["5"] * 20
+        assert await half == [b""] * 200
+
+
 async def test_a_websocket_client_that_does_not_read_is_cut_off_too() -> None:
     counts = Counts()
     async with serving(counts) as (_, port, _):
