@@ -107,6 +107,16 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
         """It fails as cancelled; one that is searchable or failed already stays as it is."""
         return await knowledge.cancel(name, file_id)
 
+    @routes.post("/{name}/files/{file_id}/reindex", status_code=202, summary="Read a file again")
+    async def reindex(name: str, file_id: str, wait: bool = False) -> FileRecord:
+        """From its stored bytes. What was read of it before is found until the new reading takes its place, in one
+        step. With `wait` it answers when that is done; a reading that fails is told in `error`."""
+        record = await knowledge.reindex(name, file_id)
+        if wait:
+            for record in await knowledge.wait(name, [file_id]):
+                return record
+        return record
+
     @routes.get(
         "/{name}/files/{file_id}/content",
         summary="The original file",

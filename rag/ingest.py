@@ -171,7 +171,7 @@ class Ingest:
                 reported = time.monotonic()
                 self._report_parsing(job, done, total or 0)
 
-        with self._opened(job.file_id) as file:
+        with self._opened(job.content) as file:
             documents = load(file, job.name, progress)
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
@@ -202,12 +202,14 @@ class Ingest:
 
     def _embed(self, job: Job, model: PassageEmbeddings) -> None:
         waiting = self._store.passages_without_vector(job.file_id)
-        start, size = 0, _PASSAGES_AT_FIRST
+        start, size, rate = 0, _PASSAGES_AT_FIRST, 0.0
         while start < len(waiting) and not self._stopping:
             ids = waiting[start : start + size]
             began = time.monotonic()
             rows = model.passage_vectors(self._store.passage_texts(ids))
-            wanted = self._store.add_vectors(job.file_id, ids, rows, model.name)
+            now = len(ids) / max(0.001, time.monotonic() - began)
+            rate = now if not rate else 0.7 * rate + 0.3 * now
+            wanted = self._store.add_vectors(job.file_id, ids, rows, model.name, rate)
             self.changes += 1
             if not wanted:  # cancelled, deleted or replaced, or another model is in service: the rest is for nobody
                 self._models.refresh()

@@ -115,8 +115,16 @@ class KnowledgeService:
 
     async def cancel(self, base: str, file_id: str) -> FileRecord:
         """Gives up a file that is not searchable yet: it fails as cancelled, and the same content uploaded again starts
-        anew. A finished file stays as it is."""
+        anew. A finished file stays as it is, and one that is read again as it was."""
         return await asyncio.to_thread(self._cancel, base_name(base), file_id)
+
+    async def reindex(self, base: str, file_id: str) -> FileRecord:
+        """Reads a file again from its bytes, with the readers and the embedding model of now. What was read of it
+        before is found until the new reading takes its place; a reading that fails leaves it so."""
+        parts, reading = self._open_parts, secrets.token_hex(16)
+        record = await asyncio.to_thread(parts.store.reindex, base_name(base), file_id, reading)
+        parts.ingest.notify()
+        return record
 
     async def content(self, base: str, file_id: str) -> tuple[Path, str]:
         """Where the bytes of a file are, and its name. From a shared database they come as a copy, which is taken away

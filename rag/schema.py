@@ -43,5 +43,15 @@ def _models_have_a_table(db: Connection) -> None:
         db.execute(text("DELETE FROM settings WHERE name = 'embedding_model'"))
 
 
-_STEPS: tuple[Callable[[Connection], None], ...] = (_models_have_a_table,)
+def _files_tell_their_pace_and_are_read_again(db: Connection) -> None:
+    """Layout 3."""
+    db.execute(text("ALTER TABLE files ADD COLUMN rate FLOAT NOT NULL DEFAULT 0"))
+    db.execute(text("ALTER TABLE files ADD COLUMN renews VARCHAR(32) REFERENCES files (id) ON DELETE CASCADE"))
+    db.execute(text("CREATE INDEX ix_files_renews ON files (renews)"))
+
+
+_STEPS: tuple[Callable[[Connection], None], ...] = (
+    _models_have_a_table,
+    _files_tell_their_pace_and_are_read_again,
+)
 LAYOUT = 1 + len(_STEPS)

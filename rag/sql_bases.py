@@ -23,7 +23,7 @@ class SqlBases(SqlPart):
     def bases(self) -> list[KnowledgeBase]:
         query = (
             select(knowledge_bases.c.name, func.count(files.c.id), func.coalesce(func.sum(files.c.passages), 0))
-            .outerjoin(files)
+            .outerjoin(files, (files.c.base_id == knowledge_bases.c.id) & files.c.renews.is_(None))
             .group_by(knowledge_bases.c.id)
             .order_by(knowledge_bases.c.id)
         )

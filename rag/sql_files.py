@@ -9,7 +9,7 @@ from sqlalchemy import insert, select, update
 
 from backends.errors import NotFound
 from rag.sql_parts import SqlPart
-from rag.sql_rows import QUEUED, base_id_of, file_row, record_of
+from rag.sql_rows import QUEUED, base_id_of, file_row, records_of
 from rag.store import NewFile, files
 from rag.types import FileRecord
 
@@ -40,16 +40,32 @@ class SqlFiles(SqlPart):
                     self._keep(db, file.id, content)
             elif same.state == "failed":
                 db.execute(update(files).where(files.c.id == same.id).values(**QUEUED))
-            return record_of(file_row(db, base_id, file.id if same is None else same.id))
+            (record,) = records_of(db, files.c.id == (file.id if same is None else same.id))
+            return record
 
     def files(self, base: str) -> list[FileRecord]:
         with self._db.read() as db:
-            query = select(files).where(files.c.base_id == base_id_of(db, base)).order_by(files.c.number)
-            return [record_of(row) for row in db.execute(query)]
+            return records_of(db, files.c.base_id == base_id_of(db, base))
 
     def file(self, base: str, file_id: str) -> FileRecord:
         with self._db.read() as db:
-            return record_of(file_row(db, base_id_of(db, base), file_id))
+            row = file_row(db, base_id_of(db, base), file_id)
+            (record,) = records_of(db, files.c.id == row.id)
+            return record
+
+    def reindex(self, base: str, file_id: str, reading: str) -> FileRecord:
+        with self._db.write() as db:
+            base_id = base_id_of(db, base, lock=True)
+            row = file_row(db, base_id, file_id)
+            under_way = db.scalar(select(files.c.id).where(files.c.renews == file_id))
+            if row.state == "failed":
+                db.execute(update(files).where(files.c.id == file_id).values(**QUEUED))
+            elif row.state == "searchable" and under_way is None:
+                same = {name: getattr(row, name) for name in ("base_id", "name", "size", "created_at")}
+                sha256 = f"renews {file_id}"  # that of the bytes is the file's own
+                db.execute(insert(files).values(id=reading, sha256=sha256, renews=file_id, **same, **QUEUED))
+            (record,) = records_of(db, files.c.id == file_id)
+            return record
 
     def delete_file(self, base: str, file_id: str) -> None:
         with self._db.write() as db:
@@ -61,7 +77,7 @@ class SqlFiles(SqlPart):
 
     def file_ids(self) -> set[str]:
         with self._db.read() as db:
-            return set(db.scalars(select(files.c.id)))
+            return set(db.scalars(select(files.c.id).where(files.c.renews.is_(None))))
 
     def read_content(self, file_id: str, target: Path) -> None:
         raise NotFound("This store keeps no files; they are in the data folder.")

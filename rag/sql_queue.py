@@ -8,9 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Select, func, insert, select, update
+from sqlalchemy import Connection, Row, Select, func, insert, select, update
 from sqlalchemy import delete as delete_from
 
+from rag import sql_whole
 from rag.sql_parts import SqlPart
 from rag.sql_rows import JOBS, UNFINISHED, job_of, serving_slot, short
 from rag.store import Job, NewPassage, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
@@ -92,7 +93,7 @@ class SqlQueue(SqlPart):
             texts = {row.id: row.text for row in rows}
         return [texts.get(i, "") for i in ids]
 
-    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "") -> bool:
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "", rate: float = 0.0) -> bool:
         with self._db.write() as db:
             file = db.execute(select(files).where(files.c.id == file_id).with_for_update()).one_or_none()
             if file is None or file.state != "embedding":  # deleted meanwhile, or another one was faster
@@ -111,7 +112,8 @@ class SqlQueue(SqlPart):
             db.execute(insert(vector_slots[slot]), new)
             total = db.scalar(select(func.max(passages.c.position) + 1).where(passages.c.file_id == file_id)) or 1
             done = file.passages + len(new)
-            db.execute(update(files).where(files.c.id == file_id).values(passages=done, progress=min(1, done / total)))
+            values = {"passages": done, "progress": min(1, done / total), "rate": rate}
+            db.execute(update(files).where(files.c.id == file_id).values(**values))
             return True
 
     def finish(self, file_id: str) -> list[str]:
@@ -123,29 +125,62 @@ class SqlQueue(SqlPart):
             file = db.execute(mine).one_or_none()
             if file is None or db.scalars(_bare(file_id, serving_slot(db)[0]).limit(1)).first():
                 return []
-            same_name = select(files.c.id).where(files.c.base_id == file.base_id, files.c.name == file.name)
-            newer = same_name.where(files.c.number > file.number, files.c.state == "searchable")
-            if db.scalars(newer).first():
-                gone = [file_id]
+            if file.renews:
+                gone: list[str] = []
+                version, removed = self._renew(db, file)
             else:
-                gone = list(db.scalars(same_name.where(files.c.number < file.number)))
-                self._file_words(db, file.base_id, file_id)
-                count = select(func.count()).where(passages.c.file_id == file_id).scalar_subquery()
-                done = {"state": "searchable", "progress": 1.0, "claimed_by": None, "claimed_until": None}
-                db.execute(update(files).where(files.c.id == file_id).values(passages=count, **done))
-            version, removed = self._delete(db, file.base_id, gone)
-        self._changed(file.base_id, version, added=file_id, removed=removed)
-        if gone:
+                version, removed, gone = self._put_in_place(db, file)
+        self._changed(file.base_id, version, added=file.renews or file_id, removed=removed)
+        if gone or removed:
             self._forget()
         return gone
 
+    def _put_in_place(self, db: Connection, file: Row[Any]) -> tuple[int, list[int], list[str]]:
+        """The new version of the base, the passages that were searchable and are gone, the files that are gone."""
+        same_name = select(files.c.id).where(files.c.base_id == file.base_id, files.c.name == file.name)
+        newer = same_name.where(files.c.number > file.number, files.c.state == "searchable")
+        if db.scalars(newer).first():
+            gone = [file.id]
+        else:
+            gone = list(db.scalars(same_name.where(files.c.number < file.number)))
+            self._file_words(db, file.base_id, file.id)
+            count = select(func.count()).where(passages.c.file_id == file.id).scalar_subquery()
+            done = {"state": "searchable", "progress": 1.0, "claimed_by": None, "claimed_until": None}
+            db.execute(update(files).where(files.c.id == file.id).values(passages=count, **done))
+        version, removed = self._delete(db, file.base_id, gone)
+        return version, removed, gone
+
+    def _renew(self, db: Connection, reading: Row[Any]) -> tuple[int, list[int]]:
+        """A file gets the passages of its new reading. The new version of the base, the passages that are gone."""
+        base_id, file_id = reading.base_id, reading.renews
+        old = passages.c.file_id == file_id
+        removed = list(db.scalars(select(passages.c.id).where(old)))
+        self._unfile_words(db, base_id, file_id)
+        db.execute(delete_from(passages).where(old))
+        db.execute(update(passages).where(passages.c.file_id == reading.id).values(file_id=file_id))
+        self._file_words(db, base_id, file_id)
+        db.execute(delete_from(files).where(files.c.id == reading.id))
+        count = select(func.count()).where(old).scalar_subquery()
+        values = {"pages": reading.pages, "error": reading.error, "passages": count}
+        db.execute(update(files).where(files.c.id == file_id).values(**values))
+        return sql_whole.changed(db, base_id), removed
+
     def fail(self, file_id: str, reason: str, error: str) -> None:
         with self._db.write() as db:
-            failed = {"state": "failed", "progress": 1.0, "passages": 0, "reason": reason, "error": error}
-            if db.execute(
-                update(files).where(files.c.id == file_id, files.c.state.in_(UNFINISHED)).values(**failed)
-            ).rowcount:
-                db.execute(delete_from(passages).where(passages.c.file_id == file_id))
+            which = (files.c.id == file_id) | (files.c.renews == file_id)
+            unfinished = select(files).where(which, files.c.state.in_(UNFINISHED)).with_for_update()
+            row = db.execute(unfinished).one_or_none()
+            if row is None:
+                return
+            if row.renews is None:
+                failed = {"state": "failed", "progress": 1.0, "passages": 0, "reason": reason, "error": error}
+                db.execute(update(files).where(files.c.id == row.id).values(**failed))
+                db.execute(delete_from(passages).where(passages.c.file_id == row.id))
+                return
+            db.execute(delete_from(files).where(files.c.id == row.id))
+            if reason != "cancelled":
+                note = f"It could not be read again; what was read of it before is still found. {error}"
+                db.execute(update(files).where(files.c.id == row.renews).values(error=note))
 
 
 def _bare(file_id: str, slot: int) -> Select[Any]:

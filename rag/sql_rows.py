@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, select
 
 from backends.errors import NotFound
 from rag.store import Job, embedding_models, files, knowledge_bases
@@ -15,10 +15,10 @@ WORD = 200  # characters; a longer word is nobody's question, and databases limi
 UNFINISHED = ("uploaded", "parsing", "embedding")
 QUEUED = {
     "state": "uploaded", "passages": 0, "progress": 0.0, "reason": "", "error": "", "claimed_by": None,
-    "claimed_until": None,
+    "claimed_until": None, "rate": 0.0,
 }  # fmt: skip
 JOBS = (
-    select(knowledge_bases.c.name.label("base"), files.c.id, files.c.name, files.c.state)
+    select(knowledge_bases.c.name.label("base"), files.c.id, files.c.renews, files.c.name, files.c.state)
     .join(files)
     .where(files.c.state.in_(UNFINISHED))
     .order_by(files.c.number)
@@ -26,7 +26,7 @@ JOBS = (
 
 
 def job_of(row: Any) -> Job:
-    return Job(row.base, row.id, row.name, parsed=row.state == "embedding")
+    return Job(row.base, row.id, row.renews or row.id, row.name, parsed=row.state == "embedding")
 
 
 def serving_slot(db: Connection) -> tuple[int, str]:
@@ -49,12 +49,29 @@ def base_id_of(db: Connection, name: str, lock: bool = False) -> int:
 
 
 def file_row(db: Connection, base_id: int, file_id: str) -> Row[Any]:
-    row = db.execute(select(files).where(files.c.id == file_id, files.c.base_id == base_id)).one_or_none()
+    row = db.execute(
+        select(files).where(files.c.id == file_id, files.c.base_id == base_id, files.c.renews.is_(None))
+    ).one_or_none()
     if row is None:
         raise NotFound("This knowledge base has no such file; it may have been deleted or replaced.")
     return row
 
 
-def record_of(row: Row[Any]) -> FileRecord:
+def records_of(db: Connection, which: ColumnElement[bool]) -> list[FileRecord]:
+    """Files in order of arrival; what is read again tells how far that is."""
+    rows = db.execute(select(files).where(which, files.c.renews.is_(None)).order_by(files.c.number)).all()
+    again = select(files).where(files.c.renews.in_(select(files.c.id).where(which)))
+    readings = {row.renews: row for row in db.execute(again)}
+    return [_record(row, readings.get(row.id)) for row in rows]
+
+
+def _record(row: Row[Any], reading: Row[Any] | None) -> FileRecord:
     fields = ("id", "name", "state", "size", "pages", "passages", "progress", "reason", "error", "created_at")
-    return FileRecord(**{field: getattr(row, field) for field in fields})
+    values = {field: getattr(row, field) for field in fields}
+    under_way = reading or row
+    if reading:
+        values |= {"reindexing": reading.state, "progress": reading.progress}
+    if under_way.state == "embedding" and under_way.rate and under_way.progress:
+        left = under_way.passages * (1 / under_way.progress - 1) / under_way.rate
+        values |= {"passages_per_second": round(under_way.rate, 1), "seconds_left": round(left, 1)}
+    return FileRecord(**values)

@@ -85,6 +85,9 @@ files = Table(
     Column("reason", String(32), nullable=False),
     Column("error", Text, nullable=False),
     Column("created_at", String(32), nullable=False),
+    Column("rate", Float, nullable=False, default=0.0),  # passages per second, while it is embedded
+    # A file that is read again while it is found: this row is the new reading, and takes its place when it is done.
+    Column("renews", ForeignKey("files.id", ondelete="CASCADE"), index=True),
     # Who works on it, and until when the others keep away: seconds since 1970 by the clock of the database.
     Column("claimed_by", String(32)),
     Column("claimed_until", Float(53)),
@@ -170,10 +173,12 @@ class NewPassage:
 
 @dataclass(frozen=True)
 class Job:
-    """A file on its way. `parsed` tells that its passages are stored and only vectors are missing."""
+    """A file on its way. `parsed` tells that its passages are stored and only vectors are missing; the bytes are those
+    of `content`."""
 
     base: str
     file_id: str
+    content: str
     name: str
     parsed: bool
 
@@ -224,6 +229,11 @@ class Store(Protocol):
     def files(self, base: str) -> list[FileRecord]: ...
     def file(self, base: str, file_id: str) -> FileRecord: ...
     def delete_file(self, base: str, file_id: str) -> None: ...
+    def reindex(self, base: str, file_id: str, reading: str) -> FileRecord:
+        """Queues a file to be read again, under the new id `reading`; one that failed is queued itself, and one on its
+        way goes on."""
+        ...
+
     def file_ids(self) -> set[str]:
         """Of all bases: bytes on disk under any other id are nobody's."""
         ...
@@ -255,17 +265,20 @@ class Store(Protocol):
         ...
 
     def passage_texts(self, ids: Sequence[int]) -> list[str]: ...
-    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "") -> bool:
+    def add_vectors(self, file_id: str, ids: Sequence[int], rows: Vectors, model: str = "", rate: float = 0.0) -> bool:
         """Whether the file still waits for vectors of `model`: not when it was deleted, cancelled or finished, or when
-        another model came into service meanwhile."""
+        another model came into service meanwhile. `rate` is in passages per second."""
         ...
 
     def finish(self, file_id: str) -> list[str]:
         """Makes the file searchable once all its passages have vectors, and deletes what it replaces: older files of
-        its name, whose ids are returned. A file overtaken by a newer one of its name is itself deleted and returned."""
+        its name, whose ids are returned. A file overtaken by a newer one of its name is itself deleted and returned.
+        What was read again takes the place of what was read before."""
         ...
 
-    def fail(self, file_id: str, reason: str, error: str) -> None: ...
+    def fail(self, file_id: str, reason: str, error: str) -> None:
+        """A file that was to be read again stays as it was."""
+        ...
 
     # ---- embedding models
 

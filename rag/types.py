@@ -22,6 +22,8 @@ class FileRecord:
     `progress` is 0..1 within the state. `reason` is "" or one of encrypted, damaged, no_text, unsupported, unsafe,
     too_slow, too_large, empty, internal, cancelled; `error` is the sentence that goes with it. A searchable file has
     an `error` when a part of it could not be read ("16 of 19 pages read"). `created_at` is UTC, ISO 8601.
+    `reindexing` is "" or, for a searchable file that is read again, the state of the new reading; `progress` is that
+    one's then. `passages_per_second` is 0 and `seconds_left` None while they are not known.
     """
 
     id: str
@@ -34,11 +36,14 @@ class FileRecord:
     reason: str
     error: str
     created_at: str
+    reindexing: str = ""
+    passages_per_second: float = 0.0
+    seconds_left: float | None = None
 
     @property
     def finished(self) -> bool:
         """No further work will be done on this file."""
-        return self.state in ("searchable", "failed")
+        return self.state in ("searchable", "failed") and not self.reindexing
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,6 +70,7 @@ def build_langchain_tab(
                                          min_width=160)  # fmt: skip
                     remove = gr.Button(texts.remove, elem_id="remove-file", scale=0, min_width=60)
                     stop = gr.Button(texts.stop_reading, elem_id="stop-file", scale=0, min_width=60)
+                    again = gr.Button(texts.read_again, elem_id="reindex-file", scale=0, min_width=60)
                 drop = gr.Button(texts.delete_base, variant="stop", size="sm", elem_id="delete-base")
                 with gr.Column(visible=False, elem_id="delete-sure") as sure:
                     question = gr.Markdown(elem_classes="q-sure")
@@ -130,23 +131,19 @@ def build_langchain_tab(
         bases = [found.name for found in await knowledge.list()]
         return None, gr.update(choices=bases, value=name), *await listed(name)
 
-    async def remove_file(name: str | None, file_id: str | None) -> tuple[Any, Any, Any]:
-        if not name or not file_id:
-            return gr.skip(), gr.skip(), gr.skip()
-        try:
-            await knowledge.delete_file(name, file_id)
-        except QuartetError as error:
-            say_error(error, texts)
-        return await show(name)
+    def with_file(act: Callable[[str, str], Awaitable[object]]) -> Callable[..., Awaitable[tuple[Any, Any, Any]]]:
+        """What a button does with the chosen file."""
 
-    async def stop_file(name: str | None, file_id: str | None) -> tuple[Any, Any, Any]:
-        if not name or not file_id:
-            return gr.skip(), gr.skip(), gr.skip()
-        try:
-            await knowledge.cancel(name, file_id)
-        except QuartetError as error:
-            say_error(error, texts)
-        return await show(name)
+        async def done(name: str | None, file_id: str | None) -> tuple[Any, Any, Any]:
+            if not name or not file_id:
+                return gr.skip(), gr.skip(), gr.skip()
+            try:
+                await act(name, file_id)
+            except QuartetError as error:
+                say_error(error, texts)
+            return await show(name)
+
+        return done
 
     async def ask_delete(name: str | None) -> tuple[Any, Any]:
         found = next((base for base in await knowledge.list() if base.name == name), None)
@@ -172,8 +169,9 @@ def build_langchain_tab(
     timer.tick(show, base, listing, **quick)
     gr.on([create.click, new_name.submit], create_base, new_name, [new_name, base, *listing], **work)
     vectorize.click(take, [upload, base], [upload, base, *listing], **work)
-    remove.click(remove_file, [base, chosen], listing, **work)
-    stop.click(stop_file, [base, chosen], listing, **quick)
+    remove.click(with_file(knowledge.delete_file), [base, chosen], listing, **work)
+    stop.click(with_file(knowledge.cancel), [base, chosen], listing, **quick)
+    again.click(with_file(knowledge.reindex), [base, chosen], listing, **quick)
     drop.click(ask_delete, base, [sure, question], **quick)
     yes.click(delete_base, base, [sure, base, *listing], **work)
     no.click(lambda: gr.update(visible=False), None, sure, **quick)
@@ -182,7 +180,7 @@ def build_langchain_tab(
 
 def listing_updates(records: Sequence[FileRecord], texts: Texts) -> tuple[Any, Any, Any]:
     """Updates of the rows, of the choice of a file to remove, and of the timer: quick only while work is going on."""
-    working = any(record.state not in ("searchable", "failed") for record in records)
+    working = any(not record.finished for record in records)
     choices = [(record.name, record.id) for record in records]
     return (
         markup.files(records, texts),

