@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import FileResponse, JSONResponse
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 
 from api.uploads import received
 from backends.errors import QuartetError, StorageFull
@@ -127,7 +128,10 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
         """Always a download, never shown: a document may be a page with a script in it."""
         path, label = await knowledge.content(name, file_id)
         headers = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'; sandbox"}
-        return FileResponse(path, media_type="application/octet-stream", filename=label or "file", headers=headers)
+        return FileResponse(
+            path, media_type="application/octet-stream", filename=label or "file", headers=headers,
+            background=BackgroundTask(knowledge.sent, path),
+        )  # fmt: skip
 
     @routes.post("/{name}/search", summary="Search")
     async def search(name: str, body: Search) -> Hits:

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from rag.store import Store
 
 _MIB = 1024 * 1024
-_DOWNLOAD = 600.0  # seconds that the copy of a file for a download is kept
+_COPY = "download-"
+_DOWNLOAD = 600.0  # seconds that the copy of a file for a download is kept at most
 
 
 class DataFolder:
@@ -74,17 +75,24 @@ class DataFolder:
             copy.unlink(missing_ok=True)
 
     def download(self, store: Store, file_id: str) -> Path:
-        """The bytes of a file, to be sent; a copy of them is taken away after a while."""
+        """The bytes of a file, to be sent; `sent` and, when that is never said, `tidy` take a copy of them away."""
         if not store.keeps_bytes:
             return self.place(file_id)
-        # What somebody once asked for must not stay here when the file is deleted at another app.
-        for old in self._files.glob("download-*"):
-            with contextlib.suppress(FileNotFoundError):
-                if time.time() - old.stat().st_mtime > _DOWNLOAD:
-                    old.unlink()
-        copy = self._files / f"download-{secrets.token_hex(16)}"
+        copy = self._files / f"{_COPY}{secrets.token_hex(16)}"
         store.read_content(file_id, copy)
         return copy
+
+    def sent(self, path: Path) -> None:
+        """What `download` gave is not needed any more."""
+        if path.name.startswith(_COPY):
+            path.unlink(missing_ok=True)
+
+    def tidy(self) -> None:
+        """What somebody once asked for must not stay here when the file is deleted at another app."""
+        for copy in self._files.glob(f"{_COPY}*"):
+            with contextlib.suppress(FileNotFoundError):
+                if time.time() - copy.stat().st_mtime > _DOWNLOAD:
+                    copy.unlink()
 
 
 def _lock(folder: Path) -> IO[bytes]:

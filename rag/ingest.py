@@ -9,18 +9,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from backends.errors import Busy, EngineFailed, ModelUnusable, QuartetError, StorageUnreachable
+from backends.errors import Busy, EngineFailed, ModelUnusable, NotFound, QuartetError, StorageUnreachable
 from rag.errors import UnreadableFile
 from rag.scripts import reads
 from rag.store import Job, NewPassage, Store
 from rag.words import words
 
 if TYPE_CHECKING:
+    from rag.data_folder import DataFolder
     from rag.embedding_models import EmbeddingModels
     from rag.embeddings import PassageEmbeddings
 
@@ -35,23 +33,20 @@ _LOOK_EVERY = 2.0  # seconds; another app may have stored a file, or have died o
 
 
 class Ingest:
-    """`owner` is the name of this app's claims, which it renews. `opened` gives the bytes of a file id as a file for
-    as long as it is read; `forgotten` takes ids whose bytes are nobody's any more. `changes` counts every step that
-    was written to the store."""
+    """`owner` is the name of this app's claims, which it renews. `changes` counts every step that was written to the
+    store."""
 
     def __init__(
         self,
         store: Store,
         models: EmbeddingModels,
+        folder: DataFolder,
         owner: str,
-        opened: Callable[[str], AbstractContextManager[Path]],
-        forgotten: Callable[[str], None],
         threads: int = 2,
     ) -> None:
         self._store = store
         self._models = models
-        self._opened = opened
-        self._forgotten = forgotten
+        self._folder = folder
         self._owner = owner
         self._wake = threading.Condition()
         self._stopping = False
@@ -133,6 +128,7 @@ class Ingest:
                 if self._wake.wait_for(lambda: self._stopping, timeout=_LEASE / 3):
                     return
             try:
+                self._folder.tidy()
                 self._store.renew(self._owner, _LEASE)
             except QuartetError as error:
                 _log.info("claims cannot be renewed: %s", error)
@@ -155,7 +151,7 @@ class Ingest:
         if self._stopping:
             return
         for file_id in self._store.finish(job.file_id):
-            self._forgotten(file_id)
+            self._folder.remove(file_id)
         self.changes += 1
 
     def _parse(self, job: Job, model: PassageEmbeddings) -> None:
@@ -171,8 +167,14 @@ class Ingest:
                 reported = time.monotonic()
                 self._report_parsing(job, done, total or 0)
 
-        with self._opened(job.content) as file:
-            documents = load(file, job.name, progress)
+        with self._folder.reading(self._store, job.content) as file:
+            try:
+                documents = load(file, job.name, progress)
+            except (UnreadableFile, FileNotFoundError):
+                if file.exists():
+                    raise
+                # Deleted while it was read, most likely: then nobody hears of it.
+                raise NotFound("The bytes of this file are not there any more; upload it again.") from None
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
         most, scripts = model.description.max_tokens, model.description.scripts

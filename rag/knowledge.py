@@ -127,11 +127,15 @@ class KnowledgeService:
         return record
 
     async def content(self, base: str, file_id: str) -> tuple[Path, str]:
-        """Where the bytes of a file are, and its name. From a shared database they come as a copy, which is taken away
-        after a while."""
+        """Where the bytes of a file are, and its name. From a shared database they come as a copy: say `sent` after
+        use."""
         record = await self.file(base, file_id)
         parts = self._open_parts
         return await asyncio.to_thread(parts.folder.download, parts.store, record.id), record.name
+
+    async def sent(self, path: Path) -> None:
+        """What `content` gave is not needed any more."""
+        await asyncio.to_thread(self._open_parts.folder.sent, path)
 
     async def wait(self, base: str, ids: Sequence[str]) -> Files:
         """Returns when each file is searchable or failed. One that was deleted or replaced meanwhile is left out."""
@@ -251,7 +255,7 @@ class KnowledgeService:
         models = EmbeddingModels(store, self.load_model, self._embeddings)
         models.ask(self._embedding_model, self._embeddings.name if self._embeddings else "")
         owner = secrets.token_hex(16)
-        ingest = Ingest(store, models, owner, lambda file_id: folder.reading(store, file_id), folder.remove)
+        ingest = Ingest(store, models, folder, owner)
         return _Parts(folder, store, models, ingest, ModelChange(store, models, owner), Retriever(store, models))
 
     def _close(self, parts: _Parts) -> None:

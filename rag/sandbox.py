@@ -53,7 +53,7 @@ def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -
             # stdin stays open: its end is how the child learns that this process is gone.
             child.stdin.write(json.dumps(order).encode() + b"\n")
             child.stdin.flush()
-            reading = _take_in(child.stdout, limits, progress)
+            reading = _take_in(child.stdout, path, limits, progress)
     except (BrokenPipeError, ValueError, KeyError, TypeError):
         reading = None
     finally:
@@ -73,7 +73,7 @@ def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -
     )
 
 
-def _take_in(stream: IO[bytes], limits: Limits, progress: Progress) -> Reading | None:
+def _take_in(stream: IO[bytes], path: Path, limits: Limits, progress: Progress) -> Reading | None:
     """The reading that ends with a note; None where the stream ends without one."""
     sections: list[Section] = []
     for message in _messages(stream, limits):
@@ -86,7 +86,8 @@ def _take_in(stream: IO[bytes], limits: Limits, progress: Progress) -> Reading |
         elif message.get("reason") in REASONS:
             raise UnreadableFile(message["reason"], str(message["message"])[:500])
         elif "failure" in message:
-            _log.warning("a reader failed: %s", str(message["failure"])[:4_000])
+            if path.exists():  # one that was deleted while it was read is nobody's failure
+                _log.warning("a reader failed: %s", str(message["failure"])[:4_000])
         elif "note" in message:
             return Reading(sections, str(message["note"]))
     return None

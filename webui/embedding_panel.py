@@ -51,7 +51,10 @@ def build_embedding_panel(texts: Texts, demo: gr.Blocks, knowledge: KnowledgeSer
     demo.load(offered, None, panel, **quick)
     demo.load(show, None, [card, timer], **quick)
     timer.tick(show, None, [card, timer], **quick)
-    gr.on([change.click, model.submit], begin, model, [model, card, timer], **quick)
+    gr.on(  # queued, or what is wrong with the name could not be said
+        [change.click, model.submit], begin, model, [model, card, timer], show_progress="hidden",
+        api_visibility="private",
+    )  # fmt: skip
 
 
 def updates(status: EmbeddingStatus, texts: Texts) -> tuple[str, Any]:

@@ -164,14 +164,16 @@ def build_langchain_tab(
     work: dict[str, Any] = {
         "concurrency_id": "knowledge", "concurrency_limit": 2, "show_progress": "minimal", "api_visibility": "private",
     }  # fmt: skip
+    # Queued, or what goes wrong could not be said; waits for no upload.
+    at_once: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     demo.load(opened, None, [base, *listing], **quick)
     base.change(show, base, listing, **quick)
     timer.tick(show, base, listing, **quick)
     gr.on([create.click, new_name.submit], create_base, new_name, [new_name, base, *listing], **work)
     vectorize.click(take, [upload, base], [upload, base, *listing], **work)
     remove.click(with_file(knowledge.delete_file), [base, chosen], listing, **work)
-    stop.click(with_file(knowledge.cancel), [base, chosen], listing, **quick)
-    again.click(with_file(knowledge.reindex), [base, chosen], listing, **quick)
+    stop.click(with_file(knowledge.cancel), [base, chosen], listing, **at_once)
+    again.click(with_file(knowledge.reindex), [base, chosen], listing, **at_once)
     drop.click(ask_delete, base, [sure, question], **quick)
     yes.click(delete_base, base, [sure, base, *listing], **work)
     no.click(lambda: gr.update(visible=False), None, sure, **quick)

@@ -331,3 +331,21 @@ def test_the_openapi_document_describes_the_routes(server: RunningServer) -> Non
     assert {"/", "/health", "/api/status", "/api/models/load", "/api/knowledge-bases/{name}/search"} <= paths.keys()
     assert "multipart/form-data" in paths["/api/knowledge-bases/{name}/files"]["post"]["requestBody"]["content"]
     assert not any(path.startswith("/gradio_api") for path in paths)
+
+
+def test_a_file_on_its_way_is_cancelled_and_read_again(server: RunningServer, base: str) -> None:
+    text = "\n\n".join(f"Entry {n}. " + f"Words of number {n} without end. " * 30 for n in range(3_000))
+    (record,) = server.post(f"{base}/files", files={"files": ("long.txt", text)}).json()
+    assert record["state"] == "uploaded"
+    path = f"{base}/files/{record['id']}"
+    cancelled = server.post(f"{path}/cancel").json()
+    assert (cancelled["state"], cancelled["reason"]) == ("failed", "cancelled")
+    assert server.get(path).json()["state"] == "failed"
+    (short,) = server.post(f"{base}/files?wait=true", files={"files": ("short.txt", "The roof is of copper.")}).json()
+    assert short["state"] == "searchable"
+    again = server.post(f"{base}/files/{short['id']}/reindex?wait=true")
+    assert again.status_code == 202
+    assert again.json() == {**short, "passages_per_second": 0.0, "seconds_left": None, "reindexing": ""}
+    assert server.post(f"{base}/files/{short['id']}/cancel").json() == short  # finished: it stays as it is
+    assert server.post(f"{base}/files/nothing/cancel").status_code == 404
+    assert server.post(f"{base}/files/nothing/reindex").status_code == 404

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from sqlalchemy import text
 
 from backends.errors import QuartetError, StorageUnreachable
+from rag.data_folder import DataFolder
 from rag.knowledge import KnowledgeService
 from rag.postgres_store import PostgresStore
 from rag.store import NewFile, NewPassage
@@ -40,8 +42,27 @@ def test_what_is_uploaded_to_one_app_is_found_by_the_other(
     assert content.content == text.encode()
     assert second.delete(f"/api/knowledge-bases/共享/files/{record['id']}").status_code == 204
     assert first.post("/api/knowledge-bases/共享/search", json={"query": "warranty"}).json() == {"hits": []}
-    assert list((tmp_path / "first" / "files").iterdir()) == []
+    for name in ("first", "second"):  # the copy that was sent goes right after it was
+        deadline = time.monotonic() + 20
+        while left := list((tmp_path / name / "files").iterdir()):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.05)
     assert "database" not in first.log.lower()
+
+
+def test_a_copy_whose_download_broke_off_is_taken_away_after_a_while(tmp_path: Path) -> None:
+    folder = DataFolder(tmp_path)
+    old, new = folder.place("download-old"), folder.place("download-new")
+    for copy in (old, new, folder.place("0" * 32)):
+        copy.write_text("x")
+    os.utime(old, (0, 0))
+    folder.tidy()
+    assert not old.exists()
+    assert new.exists()
+    for path in (new, folder.place("0" * 32)):
+        folder.sent(path)
+    assert {file.name for file in (tmp_path / "files").iterdir()} == {"0" * 32}
+    folder.close()
 
 
 async def test_the_files_of_an_app_that_died_are_taken_over(postgres: Postgres, tmp_path: Path) -> None:
