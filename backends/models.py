@@ -130,7 +130,7 @@ class ModelManager:
             return None
         self._loading, self._progress, self._error = spec, Progress("preparing"), ""
         self._load = asyncio.create_task(self._run(spec))
-        self._load.add_done_callback(_outcome_is_in_status)
+        self._load.add_done_callback(self._loaded)
         self._publish()
         return self._load
 
@@ -146,9 +146,13 @@ class ModelManager:
                 "The model could not be loaded because of an internal error; the server's log has the details."
             )
             raise EngineFailed(self._error) from error
-        finally:
-            self._loading, self._progress, self._load, self._starting = None, None, None, False
-            self._publish()
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        """Not in a `finally` of the task: one that is cancelled before its first step has none."""
+        self._loading, self._progress, self._load, self._starting = None, None, None, False
+        if not task.cancelled():
+            task.exception()  # the status tells it; read, so that asyncio does not report it as never retrieved
+        self._publish()
 
     async def _switch(self, spec: ModelSpec) -> None:
         old = self._service
@@ -261,9 +265,3 @@ class ModelManager:
             task = self._load
             task.cancel()
             await asyncio.wait([task])
-
-
-def _outcome_is_in_status(task: asyncio.Task[None]) -> None:
-    """Reads the exception, so that asyncio does not report it as never retrieved."""
-    if not task.cancelled():
-        task.exception()

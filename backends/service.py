@@ -187,14 +187,22 @@ class Service:
                 self._doze_when_idle()
 
     async def _awake(self) -> None:
-        """Wait until the engine runs. Many may wait; one of them who leaves does not keep the others from it."""
+        """Wait until the engine runs. Many may wait; one of them who leaves does not keep the others from it.
+        Raises EngineFailed when it is stopped meanwhile."""
         if self._waking is None:
             self._waking = asyncio.create_task(self._wake())
             self._waking.add_done_callback(self._woken)
-        await asyncio.shield(self._waking)
+        waking = self._waking
+        # Not shield, which would cancel whoever waits together with the waking.
+        await asyncio.wait([waking])
+        if waking.cancelled():
+            raise EngineFailed("The engine was ended; try again in a moment.")
+        waking.result()
 
     def _woken(self, over: asyncio.Task[None]) -> None:
         self._waking = None
+        if not over.cancelled():
+            over.exception()  # whoever waits raises it; read, for when nobody does any more
 
     async def _wake(self) -> None:
         async with self._bed:

@@ -250,6 +250,16 @@ async def test_unload_gives_up_a_load_and_ends_the_model(tmp_path: Path) -> None
         assert it.engines() == []
 
 
+async def test_a_load_that_is_given_up_before_it_began_leaves_nothing_under_way(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        it.manager.start_loading(ModelSpec("alpha"))
+        await it.manager.unload()  # in the same turn of the loop
+        status = it.manager.status
+        assert (status.state, status.loading, status.progress) == ("empty", "", None)
+        await it.manager.load(ModelSpec("beta"))
+        assert await it.ask("hello") == "beta: hello"
+
+
 async def test_whoever_stops_waiting_for_a_load_does_not_stop_it(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         it.how["alpha"] = "slow-start"
@@ -322,6 +332,20 @@ async def test_who_leaves_while_the_engine_wakes_does_not_keep_others_from_it(tm
         await asyncio.sleep(0.3)
         first.cancel()
         assert await second == "alpha: again"
+
+
+async def test_who_waits_for_an_engine_to_wake_is_told_when_it_is_unloaded(tmp_path: Path) -> None:
+    async with world(tmp_path, idle_timeout=0.3) as it:
+        it.how["alpha"] = "slow-start"
+        await it.manager.load(ModelSpec("alpha"))
+        await it.until("asleep")
+        asked = asyncio.create_task(it.ask("hello"))
+        async with asyncio.timeout(20):
+            while not it.engines():  # noqa: ASYNC110 - another process begins
+                await asyncio.sleep(0.02)
+        await it.manager.unload()
+        with pytest.raises(EngineFailed, match="was ended"):
+            await asked
 
 
 async def test_a_model_that_is_asleep_can_be_switched_and_unloaded(tmp_path: Path) -> None:
