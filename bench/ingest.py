@@ -20,23 +20,6 @@ from rag.knowledge import KnowledgeService
 from rag.stores import open_store
 
 _WORDS = ("the", "of", "pump", "valve", "pressure", "when", "report", "engine", "house", "under", "morning", "never")
-    "the",
-    "of",
-    "and",
-    "pump",
-    "valve",
-    "pressure",
-    "when",
-    "water",
-    "report",
-    "engine",
-    "house",
-    "under",
-    "because",
-    "morning",
-    "never",
-    "twelve",
-]
 
 
 def text(seed: int, paragraphs: int) -> str:
