@@ -73,14 +73,14 @@ class Database:
             return
         if problem != "ok":
             self._damage = self._damaged(problem)
+            _log.error("%s", self._damage)
         self._checked = True
         self.forget()
 
     def _damaged(self, problem: str) -> QuartetError:
-        _log.error("integrity check of %s: %s", self._path, problem)
         return QuartetError(
-            f"The database {self._path} is damaged. Put a backup in its place, or move it away and upload the "
-            "documents again."
+            f"The database {self._path} is damaged ({problem}). Put a backup in its place, or move it away and "
+            "upload the documents again."
         )
 
     def close(self) -> None:

@@ -62,11 +62,8 @@ class LocalServer:
                 await self._start_once(report)
             except BaseException as error:
                 await self.stop()
-                taken = (
-                    isinstance(error, EngineFailed)
-                    and "address already in use" in "\n".join(self.log_tail(_TELLING_LINES)).lower()
-                )
-                if not taken or attempt == _PORT_TRIES - 1:
+                last_try = attempt == _PORT_TRIES - 1
+                if last_try or not isinstance(error, EngineFailed) or not await asyncio.to_thread(self._port_taken):
                     raise
             else:
                 return
@@ -82,9 +79,7 @@ class LocalServer:
             async with asyncio.timeout(self._timeout), new_client(self.base_url, self.key) as client:
                 while not await self._ready(client, f"http://127.0.0.1:{port}/health", report):
                     if (await asyncio.wait([ended], timeout=_POLL_SECONDS))[0]:
-                        raise EngineFailed(
-                            "The engine did not start: " + why_it_ended(self.log_tail(_TELLING_LINES), ended.result())
-                        )
+                        raise EngineFailed("The engine did not start: " + await self._why(ended.result()))
         except TimeoutError as error:
             raise EngineFailed(f"The engine was not ready after {self._timeout:.0f} seconds; see its log.") from error
         finally:
@@ -100,9 +95,20 @@ class LocalServer:
             stage = _stage(response)
         except httpx.HTTPError:
             pass
-        if current := stage or self._progress(self.log_tail(200)):
+        if current := stage or await asyncio.to_thread(self._progress_logged):
             report(current)
         return False
+
+    # Reading the log and searching it takes up to a tenth of a second: in a thread, never on the event loop.
+
+    def _progress_logged(self) -> Progress | None:
+        return self._progress(self.log_tail(200))
+
+    def _port_taken(self) -> bool:
+        return any("address already in use" in line.lower() for line in self.log_tail(_TELLING_LINES))
+
+    async def _why(self, code: int) -> str:
+        return await asyncio.to_thread(lambda: why_it_ended(self.log_tail(_TELLING_LINES), code))
 
     async def ended(self) -> str:
         """The reason, once the process is over; one that hangs is ended."""
@@ -114,7 +120,7 @@ class LocalServer:
             if not over.done():
                 await process.stop()
                 return f"it hung: its health call was not answered for {self._hang:.0f} seconds."
-            return why_it_ended(self.log_tail(_TELLING_LINES), over.result())
+            return await self._why(over.result())
         finally:
             over.cancel()
             hanging.cancel()

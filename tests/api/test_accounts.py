@@ -148,7 +148,7 @@ def test_who_is_removed_by_a_command_is_out_with_what_is_open(house: House) -> N
             command = [sys.executable, "app.py", "users", "remove", "tom", "--data-dir", str(house.server.data_dir)]
             subprocess.run(command, cwd=ROOT, env=clean_environment(), check=True, timeout=60, capture_output=True)
             assert socket.recv() == ""  # closed by the server
-            socket.close()
+            socket.shutdown()
             with suppress(httpx.RemoteProtocolError):  # cut off or ended; else it would go on for ever
                 heartbeat.read()
         assert browser.get("/api/me").status_code == 401

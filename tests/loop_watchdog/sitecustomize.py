@@ -7,6 +7,7 @@ the process did not compute either (its pages were being read back, or all of th
 """
 
 import asyncio
+import gc
 import os
 import sys
 import threading
@@ -37,6 +38,8 @@ class _Watch:
         self.loop, self.seen = loop, ""
         self.ticked = self.looked = time.monotonic()
         self.deaf, self.computed = 0.0, time.process_time()  # deaf: the longest that the thread beside did not run
+        self.collecting = 0.0
+        gc.callbacks.append(self.collects)
         self.beside = threading.Thread(target=self.look, daemon=True)
         self.beside.start()
         self.waited = _waited_for_a_processor(self.beside.native_id)
@@ -54,6 +57,14 @@ class _Watch:
                 log.write(f"the loop stood still for {1000 * still:.0f} ms\n{self.seen}\n")
         self.ticked, self.waited, self.computed, self.deaf, self.seen = time.monotonic(), waited, computed, 0.0, ""
         self.loop.call_later(_EVERY, self.tick)
+
+    def collects(self, phase: str, info: dict[str, int]) -> None:
+        """No thread can look while the collector runs: it tells by itself."""
+        now = time.monotonic()
+        if phase == "start":
+            self.collecting = now
+        elif now - self.collecting > _LIMIT:
+            self.seen = f"for {1000 * (now - self.collecting):.0f} ms garbage was collected: {info}"
 
     def look(self) -> None:
         while True:
