@@ -141,7 +141,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         # every stream for a fifth of a second.
         gc.freeze()
         gc.enable()
-        server.should_exit = bool(trouble)
+        if trouble:  # a signal may have said so meanwhile
+            server.should_exit = True
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
