@@ -1,4 +1,4 @@
-"""Run as a process that is killed: uploads, replaces and deletes for ever, and writes down what it was told.
+"""Run as a process that is killed: uploads, replaces, reads again and deletes for ever, and notes what it was told.
 
 python crash_loop.py DATA_DIR JOURNAL SEED
 """
@@ -12,41 +12,79 @@ import random
 import sys
 from pathlib import Path
 
-from hashed_embeddings import HashedEmbeddings
-
 from rag.knowledge import KnowledgeService
+from tests.rag.hashed_embeddings import HashedEmbeddings
+
+BASES = ("kept", "dropped now and then")
+NAMES = 15  # so few that most uploads replace a file
+
+
+class Loop:
+    """One turn after the other, each noted before and after, in a journal that is on the disk line by line."""
+
+    def __init__(self, knowledge: KnowledgeService, folder: Path, journal: Path, seed: int) -> None:
+        self.knowledge = knowledge
+        self.seed = seed
+        self.chance = random.Random(seed)
+        self.source = folder / f"source-{seed}"
+        self.book = journal.open("a")
+
+    def note(self, what: str, **facts: object) -> None:
+        self.book.write(json.dumps({"what": what, **facts}) + "\n")
+        self.book.flush()
+        os.fsync(self.book.fileno())
+
+    async def run(self) -> None:
+        for base in BASES:
+            if base not in {there.name for there in await self.knowledge.list()}:
+                await self.knowledge.create(base)
+        for turn in range(10**6):
+            await self.upload(self.chance.choice(BASES), turn)
+            if self.chance.random() < 0.5:
+                await self.delete(self.chance.choice(BASES))
+            if self.chance.random() < 0.2:
+                await self.read_again(self.chance.choice(BASES))
+            if self.chance.random() < 0.08:
+                await self.drop(BASES[1])
+
+    async def upload(self, base: str, turn: int) -> None:
+        number, phrase = self.chance.randrange(NAMES), f"phrase{self.seed}x{turn}"
+        name = f"{number}.{'txt' if number % 3 else 'md'}"
+        parts = self.chance.randrange(1, 8)
+        self.source.write_text(
+            "\n\n".join(f"{phrase} part{n} " + "filler words in between " * 40 for n in range(parts))
+        )
+        self.note("uploading", base=base, name=name)
+        record = await self.knowledge.add_file(base, name, self.source)
+        self.note("accepted", id=record.id, base=base, name=name, phrase=phrase)
+        if self.chance.random() < 0.7:
+            for done in await self.knowledge.wait(base, [record.id]):
+                self.note(done.state, id=done.id)
+
+    async def delete(self, base: str) -> None:
+        if files := await self.knowledge.files(base):
+            victim = self.chance.choice(files).id
+            self.note("deleting", ids=[victim])
+            await self.knowledge.delete_file(base, victim)
+            self.note("deleted", ids=[victim])
+
+    async def drop(self, base: str) -> None:
+        ids = [file.id for file in await self.knowledge.files(base)]
+        self.note("deleting", ids=ids)
+        await self.knowledge.delete(base)
+        self.note("deleted", ids=ids)
+        await self.knowledge.create(base)
+
+    async def read_again(self, base: str) -> None:
+        if files := await self.knowledge.files(base):
+            self.note("reading again")
+            await self.knowledge.reindex(base, self.chance.choice(files).id)
 
 
 async def main(data: Path, journal: Path, seed: int) -> None:
-    chance = random.Random(seed)
     knowledge = KnowledgeService(data, embeddings=HashedEmbeddings())
     await knowledge.start()
-    if not await knowledge.list():
-        await knowledge.create("kb")
-    source = data.parent / f"source-{seed}.txt"
-    with journal.open("a") as book:
-
-        def note(what: str, **facts: object) -> None:
-            book.write(json.dumps({"what": what, **facts}) + "\n")
-            book.flush()
-            os.fsync(book.fileno())
-
-        for turn in range(10**6):
-            number = chance.randrange(40)
-            phrase = f"phrase{seed}x{turn}"
-            paragraphs = [f"{phrase} part{n} " + "filler words in between " * 40 for n in range(chance.randrange(1, 8))]
-            source.write_text("\n\n".join(paragraphs))
-            note("uploading", name=f"{number}.txt")
-            record = await knowledge.add_file("kb", f"{number}.txt", source)
-            note("accepted", id=record.id, phrase=phrase, name=record.name)
-            if chance.random() < 0.7:
-                for done in await knowledge.wait("kb", [record.id]):
-                    note(done.state, id=done.id)
-            if chance.random() < 0.2:
-                victim = chance.choice(await knowledge.files("kb"))
-                note("deleting", id=victim.id)
-                await knowledge.delete_file("kb", victim.id)
-                note("deleted", id=victim.id)
+    await Loop(knowledge, data.parent, journal, seed).run()
 
 
 if __name__ == "__main__":
