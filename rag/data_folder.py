@@ -6,11 +6,13 @@ Where a shared database keeps the bytes, what lies here is only copies, for as l
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
 import secrets
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -86,6 +88,18 @@ class DataFolder:
         """What `download` gave is not needed any more."""
         if path.name.startswith(_COPY):
             path.unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[IO[str]]:
+        """A file without a name, to be written and read again; gone at the end, however this process ends. Raises
+        StorageFull when the disk has no room for it."""
+        try:
+            with tempfile.TemporaryFile("w+", encoding="utf-8", dir=self._files) as file:
+                yield file
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+                raise
+            raise StorageFull("The disk has no room for the documents; free some space and try again.") from error
 
     def tidy(self) -> None:
         """What somebody once asked for must not stay here when the file is deleted at another app."""

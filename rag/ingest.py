@@ -6,9 +6,12 @@ when it is back. One bad file fails alone, with its reason.
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import threading
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from backends.errors import Busy, EngineFailed, ModelUnusable, NotFound, QuartetError, StorageUnreachable
@@ -18,6 +21,8 @@ from rag.store import Job, NewPassage, Store
 from rag.words import words
 
 if TYPE_CHECKING:
+    from langchain_core.documents import Document
+
     from rag.data_folder import DataFolder
     from rag.embedding_models import EmbeddingModels
     from rag.embeddings import PassageEmbeddings
@@ -156,7 +161,6 @@ class Ingest:
 
     def _parse(self, job: Job, model: PassageEmbeddings) -> None:
         from rag.loaders import load
-        from rag.splitter import split
 
         self._report_parsing(job, 0, 0)
         reported = time.monotonic()
@@ -177,25 +181,17 @@ class Ingest:
                 raise NotFound("The bytes of this file are not there any more; upload it again.") from None
         numbers = [page for document in documents if (page := document.metadata.get("page")) is not None]
         pages = max(numbers) if numbers else None
-        most, scripts = model.description.max_tokens, model.description.scripts
-        parts = split(documents, model.count_tokens, most, lambda text: reads(text, scripts))
-        new = []
-        for part in parts:
-            heading = part.metadata.get("heading") or ""
-            new.append(
-                NewPassage(
-                    text=part.page_content,
-                    words=words(f"{heading}\n{part.page_content}"),
-                    page=part.metadata.get("page"),
-                    heading=heading,
-                )
-            )
-        if not new:
-            raise UnreadableFile(
-                "no_text", "No text was found in this file: upload one that has text, not pictures of it."
-            )
         notes = {note for document in documents if (note := document.metadata.get("note"))}
-        self._store.parsed(job.file_id, pages, new, " ".join(sorted(notes)))
+        with self._folder.scratch() as scratch:
+            for passage in _passages(documents, model):
+                scratch.write(json.dumps(dataclasses.asdict(passage)) + "\n")
+            if not scratch.tell():
+                raise UnreadableFile(
+                    "no_text", "No text was found in this file: upload one that has text, not pictures of it."
+                )
+            scratch.seek(0)
+            new = (NewPassage(**json.loads(line)) for line in scratch)
+            self._store.parsed(job.file_id, pages, new, " ".join(sorted(notes)))
         self.changes += 1
 
     def _report_parsing(self, job: Job, done: int, total: int) -> None:
@@ -239,3 +235,17 @@ class Ingest:
             _log.exception("the failure of %s could not be written", job.file_id)
             time.sleep(5)
         self.changes += 1
+
+
+def _passages(documents: list[Document], model: PassageEmbeddings) -> Iterator[NewPassage]:
+    """The passages of a file, one after the other: a large one has more of them than should be in memory at once.
+    What was made into passages is taken out of `documents`."""
+    from rag.splitter import split
+
+    most, scripts = model.description.max_tokens, model.description.scripts
+    documents.reverse()
+    left = (documents.pop() for _ in range(len(documents)))
+    for part in split(left, model.count_tokens, most, lambda text: reads(text, scripts)):
+        heading = part.metadata.get("heading") or ""
+        found = words(f"{heading}\n{part.page_content}")
+        yield NewPassage(text=part.page_content, words=found, page=part.metadata.get("page"), heading=heading)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -53,9 +53,10 @@ def _always(_: str) -> bool:
 
 
 def split(
-    documents: Sequence[Document], count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool] = _always
-) -> list[Document]:
-    """Passages of at most `PASSAGE_CHARACTERS` (half of it in Chinese), in order; none spans two documents.
+    documents: Iterable[Document], count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool] = _always
+) -> Iterator[Document]:
+    """Passages of at most `PASSAGE_CHARACTERS` (half of it in Chinese), in order, each made when it is asked for; none
+    spans two documents.
 
     None has more than `max_tokens`, where the model reads its language: `reads` tells. In a language it does not read,
     text is found by its words alone, however many tokens they would be.
@@ -64,23 +65,24 @@ def split(
     `start_index`, the place in the text of the document.
     """
     measure = _Measure(count_tokens, max_tokens, reads)
-    passages: list[Document] = []
-    for group in _groups([document.page_content for document in documents]):
-        texts = [documents[at].page_content[start:end] for at, start, end in group]
+    index = 0
+    for group in _groups(documents):
+        texts = [document.page_content[start:end] for document, start, end in group]
         for number, start, end in _ranges(texts, measure):
-            at, offset, _ = group[number]
+            document, offset, _ = group[number]
             text = texts[number][start:end].lstrip()
             if text:
-                place = {"index": len(passages), "start_index": offset + end - len(text)}
-                passages.append(Document(text.rstrip(), metadata={**documents[at].metadata, **place}))
-    return passages
+                place = {"index": index, "start_index": offset + end - len(text)}
+                yield Document(text.rstrip(), metadata={**document.metadata, **place})
+                index += 1
 
 
-def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
+def _groups(documents: Iterable[Document]) -> Iterator[list[tuple[Document, int, int]]]:
     """(document, start, end) of stretches, as many together as fit; a document that does not is cut at a line."""
-    group: list[tuple[int, int, int]] = []
+    group: list[tuple[Document, int, int]] = []
     room = _STRETCH
-    for at, text in enumerate(texts):
+    for document in documents:
+        text = document.page_content
         start = 0
         while start < len(text):
             end = min(len(text), start + _STRETCH)
@@ -90,7 +92,7 @@ def _groups(texts: Sequence[str]) -> Iterator[list[tuple[int, int, int]]]:
             if group and end - start > room:
                 yield group
                 group, room = [], _STRETCH
-            group.append((at, start, end))
+            group.append((document, start, end))
             room -= end - start
             start = end
     if group:

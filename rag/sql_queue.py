@@ -6,6 +6,7 @@ Knows no SQL dialect, and neither how a file is read nor how a vector is made.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 from sqlalchemy import Connection, Row, Select, func, insert, select, update
@@ -15,6 +16,8 @@ from rag import sql_whole
 from rag.sql_parts import SqlPart
 from rag.sql_rows import JOBS, UNFINISHED, job_of, serving_slot, short
 from rag.store import Job, NewPassage, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
+
+_ROWS = 1_000  # written at once
 
 
 class SqlQueue(SqlPart):
@@ -61,7 +64,7 @@ class SqlQueue(SqlPart):
             db.execute(update(files).where(going).values(state="parsing", progress=progress, pages=pages))
 
     def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage], note: str) -> None:
-        rows = [
+        rows = (
             {
                 "file_id": file_id,
                 "position": position,
@@ -71,7 +74,7 @@ class SqlQueue(SqlPart):
                 "heading": passage.heading.replace("\0", ""),
             }
             for position, passage in enumerate(new)
-        ]
+        )
         with self._db.write() as db:
             if db.execute(
                 update(files)
@@ -79,8 +82,8 @@ class SqlQueue(SqlPart):
                 .values(state="embedding", progress=0.0, passages=0, pages=pages, error=note)
             ).rowcount:
                 db.execute(delete_from(passages).where(passages.c.file_id == file_id))
-                if rows:
-                    db.execute(insert(passages), rows)
+                while some := list(islice(rows, _ROWS)):
+                    db.execute(insert(passages), some)
 
     def passages_without_vector(self, file_id: str) -> list[int]:
         with self._db.read() as db:

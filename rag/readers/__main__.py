@@ -12,12 +12,15 @@ import resource
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from rag.errors import UnreadableFile
 from rag.readers import Limits, Reading, too_much_text
 from rag.text import is_readable
+
+_LOT = 200_000  # characters
 
 
 def main() -> None:
@@ -44,10 +47,22 @@ def main() -> None:
         say(failure=traceback.format_exc(limit=-4))
     else:
         for section in reading.sections:
-            say(text=section.text, page=section.page, heading=section.heading)
+            for text in _lots(section.text):
+                say(text=text, page=section.page, heading=section.heading)
         say(note=reading.note)
     out.flush()
     os._exit(0)  # at once: there is nothing to clean up, and what a hostile file has built may be deep
+
+
+def _lots(text: str) -> Iterator[str]:
+    """A text as it is or, where it is very long, in parts that end with a paragraph: nobody has to hold all of it."""
+    start = 0
+    while start < len(text):
+        end = start + _LOT
+        if end < len(text):
+            end = text.rfind("\n\n", start, end) + 2 if "\n\n" in text[start:end] else end
+        yield text[start:end]
+        start = end
 
 
 def _confine(limits: Limits) -> None:

@@ -10,8 +10,10 @@ import json
 import os
 import random
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+from backends.errors import NotFound
 from rag.knowledge import KnowledgeService
 from tests.rag.hashed_embeddings import HashedEmbeddings
 
@@ -65,7 +67,8 @@ class Loop:
         if files := await self.knowledge.files(base):
             victim = self.chance.choice(files).id
             self.note("deleting", ids=[victim])
-            await self.knowledge.delete_file(base, victim)
+            with suppress(NotFound):  # replaced meanwhile
+                await self.knowledge.delete_file(base, victim)
             self.note("deleted", ids=[victim])
 
     async def drop(self, base: str) -> None:
@@ -78,7 +81,8 @@ class Loop:
     async def read_again(self, base: str) -> None:
         if files := await self.knowledge.files(base):
             self.note("reading again")
-            await self.knowledge.reindex(base, self.chance.choice(files).id)
+            with suppress(NotFound):
+                await self.knowledge.reindex(base, self.chance.choice(files).id)
 
 
 async def main(data: Path, journal: Path, seed: int) -> None:

@@ -24,7 +24,7 @@ from tests.rag.crash_loop import BASES
 from tests.rag.hashed_embeddings import HashedEmbeddings
 
 ROOT = Path(__file__).resolve().parents[2]
-ROUNDS = int(os.environ.get("QUARTET_TEST_CRASHES", "15"))
+ROUNDS = int(os.environ.get("QUARTET_TEST_CRASHES", "12"))
 
 Facts = list[dict[str, Any]]  # what the killed processes had noted, in order
 

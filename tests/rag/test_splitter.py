@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 
 import pytest
@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from langchain_core.documents import Document
 
+from rag import splitter
 from rag.embeddings import WorkerEmbeddings
-from rag.splitter import OVERLAP, PASSAGE_CHARACTERS, split
+from rag.splitter import OVERLAP, PASSAGE_CHARACTERS, TokenCounter
 
 ENGLISH = (
     "The keeper of the lighthouse wrote down the weather. Dr. Venn read it in the evening. "
@@ -24,6 +25,12 @@ CHINESE = "星河公司成立于二〇〇三年。总部设在杭州！公司的
 def count(texts: Sequence[str]) -> list[int]:
     """Like a real vocabulary: short words are one token, long ones several, a Chinese character is one."""
     return [sum(1 + len(word) // 6 if word.isascii() else len(word) for word in text.split()) for text in texts]
+
+
+def split(
+    documents: Sequence[Document], count_tokens: TokenCounter, most: int, *reads: Callable[[str], bool]
+) -> list[Document]:
+    return list(splitter.split(documents, count_tokens, most, *reads))
 
 
 def count_characters(texts: Sequence[str]) -> list[int]:
@@ -180,3 +187,17 @@ def test_passages_fit_the_bundled_model(embeddings: WorkerEmbeddings) -> None:
 def test_no_documents_give_no_passages() -> None:
     assert split([], count, 100) == []
     assert split([Document(" \n ")], count, 100) == []
+
+
+def test_passages_are_made_when_they_are_asked_for() -> None:
+    begun = 0
+
+    def pages() -> Iterator[Document]:
+        nonlocal begun
+        for _ in range(100):
+            begun += 1
+            yield Document(ENGLISH * 300)
+
+    passages = splitter.split(pages(), count, 256)
+    assert next(passages).page_content.startswith("The keeper")
+    assert begun < 20
