@@ -10,8 +10,12 @@ from collections.abc import Callable, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from backends.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from rag.store import Store
 
 
 @dataclass(frozen=True)
@@ -22,6 +26,8 @@ class Documents:
     database_url: str
     embedding_model: str
 
+
+_BESIDE = Path("beside the questions")
 
 Work = Callable[[Namespace, Documents], str]
 
@@ -61,22 +67,23 @@ def import_command(parser: ArgumentParser) -> Work:
 
 
 def evaluate_command(parser: ArgumentParser) -> Work:
-    """`evaluate QUESTIONS --knowledge-base NAME [--plot FILE]`: how well its answers are found."""
+    """`evaluate QUESTIONS [--knowledge-base NAME] [--plot [FILE]]`: how well its answers are found."""
     parser.add_argument("questions", type=Path)
-    parser.add_argument("--knowledge-base", required=True, metavar="NAME")
-    parser.add_argument("--plot", type=Path, metavar="FILE")
+    parser.add_argument("--knowledge-base", default="", metavar="NAME")
+    parser.add_argument("--plot", type=Path, nargs="?", const=_BESIDE, metavar="FILE")
 
     def work(given: Namespace, at: Documents) -> str:
         from rag.embedding_models import EmbeddingModels
         from rag.embeddings import WorkerEmbeddings
-        from rag.evaluate import evaluate, plot, read_questions
+        from rag.evaluate import DEPTH, evaluate, read_questions
         from rag.model_name import model_name
+        from rag.plot import plot
         from rag.retriever import Retriever
         from rag.stores import open_store
 
         questions = read_questions(given.questions)
         with closing(open_store(at.data_dir, at.database_url)) as store:
-            store.files(given.knowledge_base)  # an unknown base is told before the model is loaded
+            base = _to_be_asked(store, given.knowledge_base)  # before the model is loaded
             made_with = store.embedding_model()
             if at.embedding_model and made_with not in (None, model_name(at.embedding_model)):
                 raise InvalidRequest(
@@ -85,12 +92,29 @@ def evaluate_command(parser: ArgumentParser) -> Work:
                 )
             with closing(EmbeddingModels(store, WorkerEmbeddings)) as models:
                 retriever = Retriever(store, models)
-                result = evaluate(lambda text, k: retriever.search(given.knowledge_base, text, k), questions)
+                result = evaluate(lambda text, k: retriever.search(base, text, k), questions)
+        report = f"“{base}”: {result.report()}"
         if given.plot:
-            plot(result, given.plot)
-        return result.report()
+            picture = given.questions.with_suffix(".png") if given.plot == _BESIDE else given.plot
+            recalls = [result.recall(depth) for depth in range(1, DEPTH + 1)]
+            plot(recalls, f"{len(questions)} questions, MRR {result.mrr:.3f}", picture)
+            report += f"\ndrawn in {picture}"
+        return report
 
     return work
+
+
+def _to_be_asked(store: Store, name: str) -> str:
+    """The knowledge base of this name, or the only one there is. Raises InvalidRequest when nothing can be found in
+    it."""
+    bases = store.bases()
+    if not name and len(bases) != 1:
+        names = ", ".join(f"“{base.name}”" for base in bases) or "there is none yet"
+        raise InvalidRequest(f"Say with --knowledge-base which one is asked: {names}.")
+    base = name or bases[0].name
+    if not any(record.state == "searchable" for record in store.files(base)):
+        raise InvalidRequest(f"“{base}” has no searchable document; upload some first.")
+    return base
 
 
 COMMANDS: Mapping[str, Callable[[ArgumentParser], Work]] = {

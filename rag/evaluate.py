@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import re
 import time
@@ -94,21 +93,6 @@ def evaluate(search: Callable[[str, int], Sequence[Hit]], questions: Sequence[Qu
         places.append(next(found, 0))
         refused += not hits or hits[0].score < THRESHOLD
     return Evaluation(tuple(places), refused / len(questions), tuple(times))
-
-
-def plot(result: Evaluation, file: Path) -> None:
-    """Recall at each depth as a picture. Raises InvalidRequest when matplotlib is missing."""
-    try:
-        drawing = importlib.import_module("matplotlib.figure")
-    except ImportError:
-        raise InvalidRequest("--plot needs matplotlib: pip install matplotlib, or leave it out.") from None
-    figure = drawing.Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
-    depths = range(1, DEPTH + 1)
-    axes.plot(depths, [result.recall(k) for k in depths], marker="o")
-    axes.set(xlabel="passages looked at", ylabel="questions whose answer is among them", ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    figure.savefig(file)
 
 
 def _plain(text: str) -> str:

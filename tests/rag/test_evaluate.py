@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import app
 from backends.errors import InvalidRequest
 from rag.embedding_models import EmbeddingModels
-from rag.evaluate import Evaluation, Question, evaluate, plot, read_questions
+from rag.evaluate import Evaluation, evaluate, read_questions
+from rag.model_name import model_name
+from rag.plot import plot
 from rag.retriever import Retriever
 from rag.sqlite_store import SqliteStore
-from tests.rag.test_stores import MODEL, add
+from tests.rag.test_stores import MODEL, add, begin
+from tests.running_server import clean_environment
 
 
 def squad(file: Path, *asked: tuple[str, str]) -> Path:
@@ -60,11 +65,53 @@ def test_another_file_is_refused_in_a_sentence(tmp_path: Path, content: str) -> 
         read_questions(tmp_path / "none.json")
 
 
-def test_a_plot_is_drawn_or_its_library_named(tmp_path: Path) -> None:
-    result = evaluate(lambda text, k: [], [Question("a", ("b",))])
-    if importlib.util.find_spec("matplotlib"):
-        plot(result, tmp_path / "a.png")
-        assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
-    else:
-        with pytest.raises(InvalidRequest, match="matplotlib"):
-            plot(result, tmp_path / "a.png")
+def test_recall_is_drawn_as_a_picture(tmp_path: Path) -> None:
+    def ends(recalls: list[float]) -> tuple[int, int]:
+        """How far from the upper edge the blue line begins and ends, in pixels."""
+        plot(recalls, "3 questions", tmp_path / "a.png")
+        with Image.open(tmp_path / "a.png") as picture:
+            rows, columns = np.nonzero((np.asarray(picture) == (37, 99, 235)).all(axis=2))
+        return int(rows[columns.argmin()]), int(rows[columns.argmax()])
+
+    first, last = ends([0.2, 0.9])
+    assert first > last
+    level = ends([0.5, 0.5])
+    assert level[0] == level[1]
+    assert last < level[0] < first
+    with pytest.raises(InvalidRequest, match=r"\.png"):
+        plot([0.5], "", tmp_path / "a.exe")
+
+
+def test_the_command_says_what_it_found_and_what_is_missing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in set(app.os.environ) - set(clean_environment()):
+        monkeypatch.delenv(name)
+    monkeypatch.setattr(app, "quiet_libraries", lambda environment: None)  # this process is not only the app's
+    data = tmp_path / "data"
+    file = squad(tmp_path / "questions.json", ("How long is the warranty of the pump?", "36 months"))
+
+    def evaluated(*flags: str) -> tuple[int, str]:
+        code = app.main(["evaluate", str(file), "--data-dir", str(data), *flags])
+        shown = capsys.readouterr()
+        assert "Traceback" not in shown.out + shown.err
+        return code, shown.out + shown.err
+
+    assert evaluated() == (2, "Quartet: Say with --knowledge-base which one is asked: there is none yet.\n")
+    store = SqliteStore(data)
+    store.ask_for_model("", model_name(""))
+    for base in ("kb", "空的"):
+        store.create_base(base)
+    begin(store, "a", "The pump has a warranty of 36 Months.", "The ferry leaves at nine.")
+    store.add_vectors("a", store.passages_without_vector("a"), np.eye(2, 384, dtype=np.float32))
+    store.finish("a")
+    store.close()
+    assert "“kb”, “空的”" in evaluated()[1]
+    assert "no searchable document" in evaluated("--knowledge-base", "空的")[1]
+    assert "nowhere" in evaluated("--knowledge-base", "nowhere")[1]
+    assert ".png" in evaluated("--knowledge-base", "kb", "--plot", str(tmp_path / "a.exe"))[1]
+    code, told = evaluated("--knowledge-base", "kb", "--plot")
+    assert code == 0
+    assert "1 questions" in told
+    assert "recall@1 1.000" in told
+    assert (tmp_path / "questions.png").read_bytes().startswith(b"\x89PNG")
