@@ -8,17 +8,22 @@ says what the model is. Queries overtake passages. It ends when stdin does, so i
 from __future__ import annotations
 
 import copy
-import itertools
 import json
+import math
 import os
-import queue
 import sys
 import threading
+import time
+from collections import deque
 from typing import IO, Any
+
+import numpy as np
 
 from rag.scripts import spoken_scripts
 
-_URGENCY = {"query": 0, "passage": 1}
+_QUERIES = 32  # embedded together
+_PIECE = 4  # passages that a query may have to wait for
+_BUSY = 10.0  # seconds after a query in which another is expected
 
 
 class _Worker:
@@ -26,7 +31,10 @@ class _Worker:
         self._requests = requests
         self._answers = answers
         self._writing = threading.Lock()
-        self._waiting: queue.PriorityQueue[tuple[int, int, dict[str, Any]]] = queue.PriorityQueue()
+        self._queries: deque[dict[str, Any]] = deque()  # with one text each
+        self._passages: deque[dict[str, Any]] = deque()
+        self._arrived = threading.Semaphore(0)
+        self._asked = -math.inf  # when the last query came
         # Read from the start on: the end of stdin must end this process in the middle of loading, too.
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -54,30 +62,65 @@ class _Worker:
 
     def run(self) -> None:
         while True:
-            _, _, request = self._waiting.get()
-            try:
-                encode = self._model.encode_query if request["kind"] == "query" else self._model.encode_document
-                vectors = encode(
-                    request["texts"],
-                    batch_size=len(request["texts"]),
-                    normalize_embeddings=True,
-                    show_progress_bar=False,
-                )
-                self._answer({"id": request["id"], "shape": vectors.shape}, vectors.astype("float32").tobytes())
-            except Exception as error:  # noqa: BLE001  one bad request must not take the others with it
-                self._answer({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
+            self._arrived.acquire()
+            self._answer_queries()
+            if self._passages:
+                self._answer_passages(self._passages.popleft())
+
+    def _answer_queries(self) -> None:
+        """All that wait, together: it takes little longer than one of them."""
+        while self._queries:
+            asked = [self._queries.popleft() for _ in range(min(_QUERIES, len(self._queries)))]
+            self._asked = time.monotonic()
+            self._answer_together(asked)
+
+    def _answer_together(self, asked: list[dict[str, Any]]) -> None:
+        try:
+            rows = self._encode("query", [request["texts"][0] for request in asked])
+        except Exception as error:  # noqa: BLE001  one bad request must not take the others with it
+            if len(asked) == 1:
+                self._refuse(asked[0], error)
+            else:
+                for request in asked:
+                    self._answer_together([request])
+            return
+        for at, request in enumerate(asked):
+            self._answer_rows(request, rows[at : at + 1])
+
+    def _answer_passages(self, request: dict[str, Any]) -> None:
+        """In pieces while there are questions: those that come meanwhile wait for one of these, not for all."""
+        texts = request["texts"]
+        size = _PIECE if time.monotonic() - self._asked < _BUSY else len(texts)
+        try:
+            rows = []
+            for start in range(0, len(texts), size):
+                self._answer_queries()
+                rows.append(self._encode("passage", texts[start : start + size]))
+        except Exception as error:  # noqa: BLE001
+            self._refuse(request, error)
+        else:
+            self._answer_rows(request, np.concatenate(rows))
+
+    def _encode(self, kind: str, texts: list[str]) -> Any:
+        encode = self._model.encode_query if kind == "query" else self._model.encode_document
+        return encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
+
+    def _answer_rows(self, request: dict[str, Any], rows: Any) -> None:
+        self._answer({"id": request["id"], "shape": rows.shape}, rows.astype("float32").tobytes())
+
+    def _refuse(self, request: dict[str, Any], error: Exception) -> None:
+        self._answer({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
 
     def _read(self) -> None:
-        for number in itertools.count():
-            line = self._requests.readline()
-            if not line:
-                os._exit(0)
+        while line := self._requests.readline():
             request = json.loads(line)
             if request["kind"] == "count":
                 # Answered by this thread: splitting a document does not wait for a batch of vectors.
                 self._answer({"id": request["id"], "counts": [len(self._ids(text)) for text in request["texts"]]})
             else:
-                self._waiting.put((_URGENCY[request["kind"]], number, request))
+                (self._queries if request["kind"] == "query" else self._passages).append(request)
+                self._arrived.release()
+        os._exit(0)
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]

@@ -63,6 +63,22 @@ def test_a_question_does_not_wait_for_an_upload(embeddings: WorkerEmbeddings) ->
     upload.join()
 
 
+def test_questions_that_come_together_get_each_its_own_vector(embeddings: WorkerEmbeddings) -> None:
+    questions = [
+        f"What is {word} good for?"
+        for word in ["sand", "snow", "iron", "rain", "wood", "glass", "salt", "corn", "silk", "wool"]
+    ]
+    alone = [embeddings.query_vector(question) for question in questions]
+    passages = [f"{question} " * 20 for question in questions * 4]
+    with ThreadPoolExecutor(21) as threads:
+        upload = threads.submit(embeddings.passage_vectors, passages)
+        together = list(threads.map(embeddings.query_vector, questions * 2))
+        rows = upload.result()
+    for row, expected in zip(together, alone * 2, strict=True):
+        assert np.allclose(row, expected, atol=1e-4)
+    assert np.allclose(rows[:10], embeddings.passage_vectors(passages[:10]), atol=1e-4)
+
+
 def test_a_lost_worker_is_told_and_another_started() -> None:
     model = WorkerEmbeddings(threads=1)
     try:
