@@ -2,7 +2,8 @@
 
 One JSON line in: `{"id", "kind": "query" | "passage" | "count", "texts"}`; one JSON line out: `{"id", "shape"}` and
 then that many float32, or `{"id", "counts"}`, or `{"id", "error"}`. The first line in is the set-up, the first line out
-says what the model is. Queries overtake passages. It ends when stdin does, so it cannot outlive the one who asks.
+says what the model is. Queries overtake passages, and those that wait are embedded together. It ends when stdin does,
+so it cannot outlive the one who asks.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ _B = 0.4
 _CHARACTERS = 0.2
 _DENSE = 0.6
 
-_RELEVANCE = 0.7  # what counts of a score when hits are chosen; the rest is how little of it is said already
+_RELEVANCE = 0.8  # what counts of a score when hits are chosen; the rest is how little of it is said already
 
 _HAN_RUN = re.compile(f"[{HAN}]+")
 
