@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import re
+import threading
 import unicodedata
 import warnings
 from collections.abc import Sequence
@@ -44,6 +45,8 @@ _POLITE_HAN = re.compile("|".join(phrase for phrase in [*_POLITE, *STOP_WORDS] i
 _POLITE_LATIN = re.compile(r"\b(?:" + "|".join(phrase for phrase in _POLITE if phrase.isascii()) + r")\b")
 
 _RUNS = re.compile(rf"([{HAN}]+)|([^\W_{HAN}]+)")
+
+_MAKING = threading.Lock()
 
 
 def words(text: str) -> list[str]:
@@ -108,9 +111,15 @@ def _stem(word: str) -> str:
     return word
 
 
-@cache
 def _jieba() -> Any:
-    """One tokenizer per process, made when the first Chinese text comes: its dictionary costs a second and 100 MB."""
+    """One tokenizer per process, also where two threads ask for the first time at once."""
+    with _MAKING:  # `cache` alone would let both of them make one
+        return _made_jieba()
+
+
+@cache
+def _made_jieba() -> Any:
+    """Made when the first Chinese text comes: its dictionary costs a second and 100 MB."""
     with warnings.catch_warnings():  # jieba 0.42 asks for pkg_resources where it is there, which warns
         warnings.simplefilter("ignore")
         jieba = importlib.import_module("jieba")

@@ -3,11 +3,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from rag.words import is_small_talk, question_words, words
+from rag.words import _jieba, _made_jieba, is_small_talk, question_words, words
 
 
 @pytest.mark.parametrize(
@@ -24,6 +27,19 @@ from rag.words import is_small_talk, question_words, words
 )
 def test_text_is_cut_at_word_boundaries_and_folded(text: str, expected: list[str]) -> None:
     assert words(text) == expected
+
+
+def test_threads_that_start_at_once_share_one_dictionary() -> None:
+    _made_jieba.cache_clear()
+    together = threading.Barrier(4)
+
+    def tokenizer(_: int) -> Any:
+        together.wait(60)
+        return _jieba()
+
+    with ThreadPoolExecutor(4) as threads:
+        made = list(threads.map(tokenizer, range(4)))
+    assert all(one is made[0] for one in made)
 
 
 def test_chinese_is_cut_into_words_and_the_words_inside_them() -> None:
