@@ -69,9 +69,11 @@ class _Worker:
                 self._answer_passages(self._passages.popleft())
 
     def _answer_queries(self) -> None:
-        """All that wait, together: it takes little longer than one of them."""
-        while self._queries:
-            asked = [self._queries.popleft() for _ in range(min(_QUERIES, len(self._queries)))]
+        """All that wait now, together: it takes little longer than one of them. Those that come meanwhile are not
+        among them, or uploads would stand still while enough people ask."""
+        waiting = len(self._queries)
+        for start in range(0, waiting, _QUERIES):
+            asked = [self._queries.popleft() for _ in range(min(_QUERIES, waiting - start))]
             self._asked = time.monotonic()
             self._answer_together(asked)
 
