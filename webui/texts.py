@@ -116,7 +116,10 @@ class Texts:
     )
     nothing_uploaded = Both("Choose one or more files first.", "请先选择一个或多个文件。")
     not_uploaded = Both("That file was not uploaded here. Please choose it again.", "该文件并非在此上传，请重新选择。")
-    no_base = Both("Upload documents and press Vectorize first, or choose a knowledge base.", "请先上传文档并点击“向量化”，或选择知识库。")
+    no_base = Both(
+        "Upload documents and press Vectorize first, or choose a knowledge base.",
+        "请先上传文档并点击“向量化”，或选择知识库。",
+    )
     no_files = Both("No documents here yet.", "这里还没有文档。")
     sources = Both("Sources", "来源")
     no_sources = Both(
