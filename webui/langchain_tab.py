@@ -65,12 +65,11 @@ def build_langchain_tab(
                     new_name = gr.Textbox(label=texts.new_base, placeholder=texts.new_base_placeholder, max_lines=1,
                                           max_length=200, elem_id="new-base", scale=1, min_width=160)  # fmt: skip
                     create = gr.Button(texts.create, elem_id="create-base", scale=0, min_width=80)
-                with gr.Row(elem_classes="q-inline"):
-                    chosen = gr.Dropdown([], label=texts.remove_file, value=None, elem_id="chosen-file", scale=1,
-                                         min_width=160)  # fmt: skip
-                    remove = gr.Button(texts.remove, elem_id="remove-file", scale=0, min_width=60)
-                    stop = gr.Button(texts.stop_reading, elem_id="stop-file", scale=0, min_width=60)
-                    again = gr.Button(texts.read_again, elem_id="reindex-file", scale=0, min_width=60)
+                chosen = gr.Dropdown([], label=texts.remove_file, value=None, elem_id="chosen-file")
+                with gr.Row(elem_classes="q-buttons"):
+                    remove = gr.Button(texts.remove, elem_id="remove-file", size="sm", min_width=60)
+                    stop = gr.Button(texts.stop_reading, elem_id="stop-file", size="sm", min_width=60)
+                    again = gr.Button(texts.read_again, elem_id="reindex-file", size="sm", min_width=60)
                 drop = gr.Button(texts.delete_base, variant="stop", size="sm", elem_id="delete-base")
                 with gr.Column(visible=False, elem_id="delete-sure") as sure:
                     question = gr.Markdown(elem_classes="q-sure")

