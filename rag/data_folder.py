@@ -41,10 +41,13 @@ class DataFolder:
         self._lock.close()
 
     def sweep(self, store: Store) -> None:
-        """A crash between the bytes and their record leaves bytes that are nobody's."""
+        """A crash between the bytes and their record leaves bytes that are nobody's. Those of an embedded store that is
+        out of use while the documents are in a shared database stay: somebody may go back to it."""
+        spared = store.keeps_bytes and (self.path / "quartet.db").exists()
         known = set() if store.keeps_bytes else store.file_ids()
         for file in self._files.iterdir():
-            if file.name not in known:
+            is_copy = "-" in file.name
+            if is_copy or not (spared or file.name in known):
                 file.unlink()
 
     def place(self, file_id: str) -> Path:

@@ -36,6 +36,8 @@ class Database:
         self._checked = True
         self._checking: threading.Thread | None = None
         self._damage: QuartetError | None = None  # found by the check of a large file, while it is in use
+        if missing := _cut_off(file):
+            raise self._damaged(f"its last {missing} bytes are missing")
         try:
             with self.write() as db:
                 prepare(db, tables)
@@ -79,8 +81,8 @@ class Database:
 
     def _damaged(self, problem: str) -> QuartetError:
         return QuartetError(
-            f"The database {self._path} is damaged ({problem}). Put a backup in its place, or move it away and "
-            "upload the documents again."
+            f"The database {self._path} is damaged ({' '.join(problem.split())}). Put a backup in its place, or start "
+            "with another --data-dir and upload the documents again."
         )
 
     def close(self) -> None:
@@ -116,6 +118,20 @@ class Database:
             return
         with self._engine.connect() as db:
             db.execution_options(isolation_level="AUTOCOMMIT").execute(text("PRAGMA wal_checkpoint(TRUNCATE)"))
+
+
+def _cut_off(file: Path) -> int:
+    """How many bytes the file lacks of the size that its header tells (section 1.3 of SQLite's file format); SQLite
+    reads what is missing as zeros. While the log beside it holds pages, they may be to come: then 0."""
+    log = file.with_name(f"{file.name}-wal")
+    if not file.exists() or (log.exists() and log.stat().st_size):
+        return 0
+    with file.open("rb") as raw:
+        header = raw.read(32)
+    if len(header) < 32 or not header.startswith(b"SQLite format 3"):
+        return 0
+    page, pages = int.from_bytes(header[16:18]), int.from_bytes(header[28:32])
+    return max(0, pages * (65_536 if page == 1 else page) - file.stat().st_size)
 
 
 def _open(file: Path) -> Engine:

@@ -225,7 +225,9 @@ async def test_a_second_app_is_kept_out_of_the_folder(tmp_path: Path) -> None:
 
 
 async def test_bytes_that_are_nobodys_are_swept_at_the_start(tmp_path: Path) -> None:
-    (tmp_path / "data" / "files").mkdir(parents=True)
+    before = KnowledgeService(tmp_path / "data", embeddings=HashedEmbeddings())
+    await before.start()
+    await before.close()
     (tmp_path / "data" / "files" / "orphan").write_bytes(b"left by a crash")
     knowledge = KnowledgeService(tmp_path / "data", embeddings=HashedEmbeddings())
     await knowledge.start()
