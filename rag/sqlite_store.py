@@ -39,8 +39,15 @@ class SqliteStore(SqlStore):
         self._indexes: dict[tuple[int, int], VectorIndex] = {}  # by base and place of its vectors
         self._indexing = threading.Lock()
         self._counts: dict[int, dict[str, fts.Count]] = {}  # of the words of a base
+        try:
+            self._drop_claims()
+        except BaseException:
+            self._file.close()
+            raise
+
+    def _drop_claims(self) -> None:
+        """One process at a time has the folder: whoever held a claim is gone."""
         with self._db.write() as db:
-            # One process at a time has the folder: whoever held a claim is gone.
             for table in (files, embedding_models):
                 db.execute(
                     update(table).values(claimed_by=None, claimed_until=None).where(table.c.claimed_by.is_not(None))

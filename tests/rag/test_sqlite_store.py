@@ -177,13 +177,18 @@ def test_a_large_database_is_checked_while_it_is_used(tmp_path: Path, monkeypatc
     for page in range(len(whole) // 4096 // 2, len(whole) // 4096 - 1):
         whole[page * 4096 : page * 4096 + 64] = b"\xff" * 64
     file.write_bytes(whole)
-    damaged = SqliteStore(tmp_path)
-    checked(damaged)
-    with pytest.raises(QuartetError, match=r"damaged.*backup"):
-        damaged.bases()
-    with pytest.raises(QuartetError, match=r"damaged.*backup"):
-        damaged.create_base("new")
-    damaged.close()
+    for use in (SqliteStore.bases, lambda store: store.create_base("new")):
+        with pytest.raises(QuartetError, match=r"damaged.*backup"):
+            use_checked(tmp_path, use)
+
+
+def use_checked(folder: Path, use: Callable[[SqliteStore], object]) -> None:
+    store = SqliteStore(folder)  # raises already where the check was that fast
+    try:
+        checked(store)
+        use(store)
+    finally:
+        store.close()
 
 
 def checked(store: SqliteStore) -> None:
