@@ -94,6 +94,7 @@ async def test_searches_and_uploads_go_on_while_the_model_is_changed(
     await until(knowledge, settled)
     await knowledge.create("kb")
     await filled(knowledge, tmp_path)
+    gone = await filled(knowledge, tmp_path, "d.txt", "delta")
     stop, found = asyncio.Event(), []
 
     async def search() -> None:
@@ -109,13 +110,16 @@ async def test_searches_and_uploads_go_on_while_the_model_is_changed(
     status = await until(knowledge, lambda s: s.change is not None and s.change.done > 0)
     assert status.change
     assert status.change.state == "building"
-    assert status.change.done < status.change.total == 40
+    assert status.change.done < status.change.total == 80
     assert status.change.passages_per_second > 0
     assert status.change.seconds_left is not None
     await filled(knowledge, tmp_path, "b.txt", "beta")  # an upload meanwhile is searchable at once
     assert await best(knowledge, "beta3") == "beta3"
+    await knowledge.delete_file("kb", gone)  # and what is deleted is gone from both
+    assert not (await best(knowledge, "delta3")).startswith("delta")
     new.let_go()
     status = await until(knowledge, settled)
+    assert not (await best(knowledge, "delta3")).startswith("delta")
     assert (status.model, status.version, status.change) == ("hub/new", "new", None)
     await filled(knowledge, tmp_path, "c.txt", "gamma")
     assert [await best(knowledge, f"{word}5") for word in ("alpha", "beta", "gamma")] == ["alpha5", "beta5", "gamma5"]
@@ -203,20 +207,30 @@ async def test_when_the_old_model_is_gone_documents_are_found_by_words_until_the
 
 async def test_two_apps_on_one_database_change_together(tmp_path: Path, postgres: Postgres) -> None:
     url = postgres.database()
-    models = HashedEmbeddings("new", 128)
-    apps = [Hashed(tmp_path / name, models, database_url=url) for name in ("one", "two")]
+    new = Gated("new", 128)
+    apps = [Hashed(tmp_path / name, new, database_url=url) for name in ("one", "two")]
     for app in apps:
         await app.start()
     await until(apps[0], settled)
     await apps[0].create("kb")
     await filled(apps[0], tmp_path)
+    gone = await filled(apps[0], tmp_path, "d.txt", "delta")
     assert await best(apps[1], "alpha2") == "alpha2"
     await apps[1].change_embedding_model("hub/new")
+    assert await asyncio.to_thread(new.asked.wait, 60)
+    await filled(apps[0], tmp_path, "b.txt", "beta")  # the one that is not asked may not be the one that changes
+    await filled(apps[1], tmp_path, "c.txt", "gamma")
+    await apps[1].delete_file("kb", gone)
+    for app in apps:
+        assert (await app.embedding_status()).model == "hub/old"
+        assert [await best(app, word) for word in ("alpha2", "beta2", "gamma2")] == ["alpha2", "beta2", "gamma2"]
+    new.let_go()
     for app in apps:
         assert (await until(app, lambda s: settled(s) and s.model == "hub/new")).change is None
-        assert await best(app, "alpha2") == "alpha2"
-    await filled(apps[0], tmp_path, "b.txt", "beta")
-    assert await best(apps[1], "beta2") == "beta2"
+        assert [await best(app, word) for word in ("alpha2", "beta2", "gamma2")] == ["alpha2", "beta2", "gamma2"]
+        assert not (await best(app, "delta2")).startswith("delta")
+    await filled(apps[0], tmp_path, "e.txt", "epsilon")
+    assert await best(apps[1], "epsilon2") == "epsilon2"
     for app in apps:
         await app.close()
 
