@@ -17,7 +17,7 @@ from api.answer_json import source_json, usage_json
 from api.article_request import ArticleCall, parse
 from api.errors import Shape, error_shape, unexpected
 from backends.errors import InvalidRequest, NotFound, QuartetError
-from backends.types import Usage
+from backends.types import Message, Usage
 from rag.types import AnswerDelta, ChatRequest, Source
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ SCHEMA: dict[str, Any] = {
                         "do_sample": {"type": "boolean"},
                         "seed": {"type": "integer"},
                         "stop": {"type": "array", "items": {"type": "string"}},
+                        "no_template": {"type": "boolean", "default": False},
                         "use_stream_chat": {"type": "boolean", "default": False},
                         "langchain": {"type": "boolean", "default": False},
                         "knowledge_base": {"type": "string"},
@@ -118,7 +119,8 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
         """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
         last one carries `usage`, `sources` and, where something was left out, `notes`. `langchain` answers from the
-        documents of `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (it alone)."""
+        documents of `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (it alone). With
+        `no_template` the model goes on from the prompt as it is, for up to 512 tokens unless `max_new_tokens` says."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
         question = await chat_request(call, models, knowledge)
 
@@ -138,6 +140,8 @@ async def chat_request(call: ArticleCall, models: ModelManager, knowledge: Knowl
     """What the service is asked. Raises NotFound for another model than the one in service, and InvalidRequest."""
     if call.model and call.model != models.status.name:
         raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
+    if call.params.raw:
+        return ChatRequest("", params=call.params, messages=(Message("user", call.prompt),))
     base = await _base(call, knowledge)
     return ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base, mode=call.mode)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from api.fields import choice, decoded, flag, integer, load, number, text_in, texts
 from backends.errors import InvalidRequest
 from backends.types import SamplingParams
 from rag.types import ANSWER_MODES, AnswerMode
+
+TEXT_TOKENS = 512  # max_new_tokens without a template where none is given: such a text may never come to an end
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,10 @@ def from_json(body: Mapping[str, Any], *, streamed: bool = False, needs_prompt: 
     prompt = text_in(body, "input_ids" if bare else "prompt")
     if needs_prompt and not prompt.strip():
         raise InvalidRequest("prompt is missing or empty: it is the text to answer.", "prompt")
-    if flag(body, "no_template"):
-        raise InvalidRequest(
-            "no_template is not offered: every model answers through its own chat template.", "no_template"
-        )
     flag(body, "use_cache")  # checked, and otherwise without effect: the engines always keep their cache
     knowledge_base = text_in(body, "knowledge_base")
     grounded, stream = flag(body, "langchain"), flag(body, "use_stream_chat")
-    return ArticleCall(
+    call = ArticleCall(
         prompt=prompt,
         history=_history(body.get("history")),
         system_prompt=text_in(body, "system_prompt"),
@@ -90,6 +88,17 @@ def from_json(body: Mapping[str, Any], *, streamed: bool = False, needs_prompt: 
         stream=streamed if stream is None else stream,
         bare=bare,
     )
+    return _without_template(call) if flag(body, "no_template") else call
+
+
+def _without_template(call: ArticleCall) -> ArticleCall:
+    """The prompt is all that the model reads, and it goes on from there. Raises InvalidRequest with the field of what
+    only a chat template has a place for."""
+    for name, given in (("system_prompt", call.system_prompt), ("history", call.history), ("langchain", call.grounded)):
+        if given:
+            raise InvalidRequest(f"{name} needs the model's chat template: leave out {name}, or no_template.", name)
+    most = call.params.max_new_tokens or TEXT_TOKENS
+    return replace(call, params=replace(call.params, raw=True, max_new_tokens=most))
 
 
 def _history(value: Any) -> tuple[tuple[str, str], ...]:

@@ -105,7 +105,9 @@ def test_broken_json_is_told_with_line_column_and_what_is_wrong() -> None:
         ({"prompt": "x", "history": [["only one"]]}, "history[0]"),
         ({"prompt": "x", "stop": [1]}, "stop"),
         ({"prompt": "x", "langchain": "perhaps"}, "langchain"),
-        ({"prompt": "x", "no_template": True}, "no_template"),
+        ({"prompt": "x", "no_template": True, "system_prompt": "Be brief."}, "system_prompt"),
+        ({"prompt": "x", "no_template": True, "history": [["a", "b"]]}, "history"),
+        ({"prompt": "x", "no_template": "True", "langchain": True}, "langchain"),
     ],
 )
 def test_a_wrong_field_is_named(body: dict[str, Any], named: str) -> None:

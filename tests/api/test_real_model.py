@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import closing
 
 import httpx
 import psutil
 import pytest
+import websocket
 
 from tests import checkpoints
 from tests.running_server import RunningServer, running_server
@@ -51,6 +54,20 @@ def test_it_answers_what_it_knows_by_heart(loaded: RunningServer, question: str,
     assert reply["response"].strip() == answer
     assert reply["history"] == [[question, reply["response"]]]
     assert reply["usage"]["completion_tokens"] > 0
+
+
+def test_without_a_template_the_prompt_is_all_that_the_model_reads(loaded: RunningServer) -> None:
+    question, answer = next(iter(checkpoints.QUESTIONS.items()))
+    conversation = f"<|im_start|>user\n{question}<|im_end|>\n<|im_start|>assistant\n"  # here the caller writes it
+    body = {"prompt": conversation, "no_template": True, **GREEDY}
+    assert loaded.post("/", json=body).json()["response"].strip() == answer
+    with closing(websocket.create_connection(f"ws://127.0.0.1:{loaded.port}/", timeout=60)) as talk:
+        for message in ({"prompt": "Who keeps the bees?", "use_stream_chat": False, **GREEDY}, body):
+            talk.send(json.dumps(message))
+            frames = [talk.recv(), talk.recv()]
+        assert [frame.strip() for frame in frames] == [answer, "<EOS>"]  # the turn before is not part of it
+    refused = loaded.post("/", json={**body, "system_prompt": "Be brief."})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "system_prompt")
 
 
 def test_switching_over_http_changes_the_answers_and_a_failed_switch_does_not(loaded: RunningServer) -> None:
