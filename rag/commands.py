@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable, Mapping
-from contextlib import closing
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,11 +20,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents are, and which embedding model is asked for ("" for the bundled one)."""
+    """Where the documents are, and which embedding model is asked for ("" for the bundled one) and which
+    reranker ("" for none)."""
 
     data_dir: Path
     database_url: str
     embedding_model: str
+    reranker_model: str
 
 
 _BESIDE = Path("beside the questions")
@@ -78,6 +80,7 @@ def evaluate_command(parser: ArgumentParser) -> Work:
         from rag.evaluate import DEPTH, evaluate, read_questions
         from rag.model_name import model_name
         from rag.plot import plot
+        from rag.reranker import Reranker
         from rag.retriever import Retriever
         from rag.stores import open_store
 
@@ -90,9 +93,15 @@ def evaluate_command(parser: ArgumentParser) -> Work:
                     f"These documents were embedded with {made_with}: leave out --embedding-model, or let the service "
                     "change to that one first."
                 )
-            with closing(EmbeddingModels(store, WorkerEmbeddings)) as models:
-                retriever = Retriever(store, models)
+            with ExitStack() as stack:
+                models = stack.enter_context(closing(EmbeddingModels(store, WorkerEmbeddings)))
+                reranker = None
+                if at.reranker_model:
+                    reranker = stack.enter_context(closing(Reranker(at.reranker_model)))
+                retriever = Retriever(store, models, reranker)
                 result = evaluate(lambda text, k: retriever.search(base, text, k), questions)
+        if reranker and reranker.trouble:
+            raise InvalidRequest(reranker.trouble)
         report = f"“{base}”: {result.report()}"
         if given.plot:
             picture = given.questions.with_suffix(".png") if given.plot == _BESIDE else given.plot

@@ -1,25 +1,21 @@
-"""The process that holds the embedding model: reads requests from stdin, writes vectors to stdout. Knows no store.
+"""The process that holds the embedding model: vectors of questions and passages, counts of tokens. Knows no store.
 
-One JSON line in: `{"id", "kind": "query" | "passage" | "count", "texts"}`; one JSON line out: `{"id", "shape"}` and
-then that many float32, or `{"id", "counts"}`, or `{"id", "error"}`. The first line in is the set-up, the first line out
-says what the model is. Queries overtake passages, and those that wait are embedded together. It ends when stdin does,
-so it cannot outlive the one who asks.
+Requests of kind "query" (one text) overtake those of kind "passage", and those that wait are embedded together; "count"
+waits for neither. rag.model_pipe has the form of requests and answers.
 """
 
 from __future__ import annotations
 
 import copy
-import json
 import math
-import os
-import sys
 import threading
 import time
 from collections import deque
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
+from rag.model_pipe import Pipe, serve
 from rag.scripts import spoken_scripts
 
 _QUERIES = 32  # embedded together
@@ -28,16 +24,13 @@ _BUSY = 10.0  # seconds after a query in which another is expected
 
 
 class _Worker:
-    def __init__(self, setup: dict[str, Any], requests: IO[bytes], answers: IO[bytes]) -> None:
-        self._requests = requests
-        self._answers = answers
-        self._writing = threading.Lock()
+    def __init__(self, setup: dict[str, Any], pipe: Pipe) -> None:
+        self._pipe = pipe
         self._queries: deque[dict[str, Any]] = deque()  # with one text each
         self._passages: deque[dict[str, Any]] = deque()
         self._arrived = threading.Semaphore(0)
         self._asked = -math.inf  # when the last query came
-        # Read from the start on: the end of stdin must end this process in the middle of loading, too.
-        threading.Thread(target=self._read, daemon=True).start()
+        pipe.listen(self._take)
 
         import torch
         from sentence_transformers import SentenceTransformer
@@ -53,7 +46,7 @@ class _Worker:
         # A fast tokenizer may not be used from two threads at once; the model keeps its own.
         self._tokenizer = copy.deepcopy(tokenizer)
         special = tokenizer.num_special_tokens_to_add()
-        self._answer(
+        pipe.introduce(
             {
                 "dimension": self._model.get_embedding_dimension(),
                 "max_tokens": (self._model.max_seq_length or tokenizer.model_max_length) - special,
@@ -82,13 +75,13 @@ class _Worker:
             rows = self._encode("query", [request["texts"][0] for request in asked])
         except Exception as error:  # noqa: BLE001  one bad request must not take the others with it
             if len(asked) == 1:
-                self._refuse(asked[0], error)
+                self._pipe.refuse(asked[0], error)
             else:
                 for request in asked:
                     self._answer_together([request])
             return
         for at, request in enumerate(asked):
-            self._answer_rows(request, rows[at : at + 1])
+            self._pipe.rows(request, rows[at : at + 1])
 
     def _answer_passages(self, request: dict[str, Any]) -> None:
         """In pieces while there are questions: those that come meanwhile wait for one of these, not for all."""
@@ -100,56 +93,26 @@ class _Worker:
                 self._answer_queries()
                 rows.append(self._encode("passage", texts[start : start + size]))
         except Exception as error:  # noqa: BLE001
-            self._refuse(request, error)
+            self._pipe.refuse(request, error)
         else:
-            self._answer_rows(request, np.concatenate(rows))
+            self._pipe.rows(request, np.concatenate(rows))
 
     def _encode(self, kind: str, texts: list[str]) -> Any:
         encode = self._model.encode_query if kind == "query" else self._model.encode_document
         return encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
 
-    def _answer_rows(self, request: dict[str, Any], rows: Any) -> None:
-        self._answer({"id": request["id"], "shape": rows.shape}, rows.astype("float32").tobytes())
-
-    def _refuse(self, request: dict[str, Any], error: Exception) -> None:
-        self._answer({"id": request["id"], "error": f"{type(error).__name__}: {error}"})
-
-    def _read(self) -> None:
-        while line := self._requests.readline():
-            request = json.loads(line)
-            if request["kind"] == "count":
-                # Answered by this thread: splitting a document does not wait for a batch of vectors.
-                self._answer({"id": request["id"], "counts": [len(self._ids(text)) for text in request["texts"]]})
-            else:
-                (self._queries if request["kind"] == "query" else self._passages).append(request)
-                self._arrived.release()
-        os._exit(0)
+    def _take(self, request: dict[str, Any]) -> None:
+        if request["kind"] == "count":
+            # Answered by the thread that reads: splitting a document does not wait for a batch of vectors.
+            self._pipe.counts(request, [len(self._ids(text)) for text in request["texts"]])
+        else:
+            (self._queries if request["kind"] == "query" else self._passages).append(request)
+            self._arrived.release()
 
     def _ids(self, text: str) -> list[int]:
         ids: list[int] = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
         return ids
 
-    def _answer(self, head: dict[str, Any], body: bytes = b"") -> None:
-        with self._writing:
-            self._answers.write(json.dumps(head).encode() + b"\n" + body)
-            self._answers.flush()
-
-
-def main() -> None:
-    """Serves until stdin ends."""
-    # Libraries may print; what they print must not get between the answers.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
-    requests = sys.stdin.buffer
-    setup = json.loads(requests.readline())
-    try:
-        worker = _Worker(setup, requests, answers)
-    except Exception as error:  # whatever it is, the one who asked must hear of it
-        answers.write(json.dumps({"error": f"{type(error).__name__}: {error}"}).encode() + b"\n")
-        answers.flush()
-        raise
-    worker.run()
-
 
 if __name__ == "__main__":
-    main()
+    serve(_Worker)

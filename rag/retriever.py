@@ -13,6 +13,7 @@ from rag.words import question_words
 
 if TYPE_CHECKING:
     from rag.embedding_models import EmbeddingModels
+    from rag.reranker import Reranker
     from rag.store import Store
 
 _CANDIDATES = 50  # from each side
@@ -21,15 +22,19 @@ _CANDIDATES = 50  # from each side
 class Retriever:
     """Search over one store with the embedding model in service. Blocks; any number of threads may ask."""
 
-    def __init__(self, store: Store, models: EmbeddingModels) -> None:
+    def __init__(self, store: Store, models: EmbeddingModels, reranker: Reranker | None = None) -> None:
         self._store = store
         self._models = models
+        self.reranker = reranker
 
     def search(self, base: str, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` hits, best first, none below 0, as few as can be of the same text. Raises NotFound for an
         unknown base."""
         query_words = question_words(query)
         found, spoken = self._candidates(base, query, query_words, max(_CANDIDATES, top_k))
+        ranked = rank(query, query_words, found, spoken)
+        if self.reranker:
+            ranked = self.reranker.reordered(query, ranked)
         return [
             Hit(
                 passage_id=str(candidate.passage_id),
@@ -40,7 +45,7 @@ class Retriever:
                 page=candidate.page,
                 heading=candidate.heading,
             )
-            for scored in diverse(rank(query, query_words, found, spoken), top_k)
+            for scored in diverse(ranked, top_k)
             for candidate in [scored.candidate]
         ]
 

@@ -32,11 +32,13 @@ def test_every_flag_is_also_a_variable() -> None:
         QUARTET_ENGINE_ARGS="--max-model-len 4096",
         QUARTET_PRECISION="bfloat16",
         QUARTET_EMBEDDING_MODEL="/models/bge",
+        QUARTET_RERANKER_MODEL="/models/cross",
         QUARTET_DATABASE_URL="postgresql+psycopg://db/quartet",
     )
     assert by_variable.engine_args == ("--max-model-len", "4096")
     assert (by_variable.host, by_variable.backend, by_variable.precision) == ("127.0.0.2", "vllm", "bfloat16")
     assert (by_variable.model_path, by_variable.model_type) == ("Qwen/Qwen3-0.6B", "qwen")
+    assert by_variable.reranker_model == "/models/cross"
     assert by_variable.data_dir == Path("/tmp/somewhere")
 
 
