@@ -388,3 +388,14 @@ def test_a_file_over_the_limit_is_refused(read: Load) -> None:
 
 def test_a_document_with_too_much_text_is_refused(read: Load) -> None:
     assert refusal(read, "a.docx", documents.docx(), characters=20).reason == "too_large"
+
+
+@pytest.mark.parametrize("between", ["\n\n", " "])
+def test_a_very_long_text_comes_whole_in_parts_that_end_with_a_paragraph(read: Load, between: str) -> None:
+    text = between.join(f"Paragraph {n} says {'something ' * 30}and ends." for n in range(1_600))
+    parts = [document.page_content for document in read("long.txt", text.encode())]
+    assert len(parts) > 2
+    assert max(map(len, parts)) < len(text) / 2
+    assert "".join(parts) == text
+    if between == "\n\n":
+        assert all(part.rstrip().endswith("and ends.") for part in parts)
