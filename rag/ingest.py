@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from backends.errors import Busy, EngineFailed, ModelUnusable, NotFound, QuartetError, StorageUnreachable
+from backends.errors import Busy, EngineFailed, ModelUnusable, NotFound, QuartetError, StorageFull, StorageUnreachable
 from rag.errors import UnreadableFile
 from rag.scripts import reads
 from rag.store import Job, NewPassage, Store
@@ -224,7 +224,8 @@ class Ingest:
         if isinstance(error, UnreadableFile):
             reason, sentence = error.reason, error.message
         elif isinstance(error, QuartetError):
-            reason, sentence = "internal", error.message
+            reason = error.code if isinstance(error, StorageFull) else "internal"
+            sentence = error.message
         else:
             _log.exception("%s could not be made searchable", job.file_id, exc_info=error)
             reason, sentence = "internal", "Something went wrong inside Quartet; the log says what. Upload it again."

@@ -20,10 +20,10 @@ class FileRecord:
     `size` is in bytes. `pages` is None until the file is read, and for formats that have no pages.
     `passages` counts the passages made so far while embedding, and all of them when searchable.
     `progress` is 0..1 within the state. `reason` is "" or one of encrypted, damaged, no_text, unsupported, unsafe,
-    too_slow, too_large, empty, internal, cancelled; `error` is the sentence that goes with it. A searchable file has
-    an `error` when a part of it could not be read ("16 of 19 pages read"). `created_at` is UTC, ISO 8601.
-    `reindexing` is "" or, for a searchable file that is read again, the state of the new reading; `progress` is that
-    one's then. `passages_per_second` is 0 and `seconds_left` None while they are not known.
+    too_slow, too_large, empty, storage_full, internal, cancelled; `error` is the sentence that goes with it. A
+    searchable file has an `error` when a part of it could not be read ("16 of 19 pages read"). `created_at` is UTC,
+    ISO 8601. `reindexing` is "" or, for a searchable file that is read again, the state of the new reading; `progress`
+    is that one's then. `passages_per_second` is 0 and `seconds_left` None while they are not known.
     """
 
     id: str

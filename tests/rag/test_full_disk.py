@@ -77,6 +77,7 @@ async def test_wherever_the_disk_is_full_nothing_is_lost_and_it_goes_on(tmp_path
             record = await knowledge.add_file("kb", f"{turn}.txt", source)
         record = await finished(knowledge, record.id, 60)
         if record.state == "failed":
+            assert record.reason == "storage_full"
             failed.append(record.error)
             await knowledge.reindex("kb", record.id)
             record = await finished(knowledge, record.id, 60)

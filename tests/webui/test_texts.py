@@ -57,6 +57,7 @@ def test_an_error_of_the_tree_is_named_in_chinese_and_keeps_its_details() -> Non
 
 
 def test_every_reason_of_an_unreadable_file_has_its_chinese_sentence() -> None:
-    reasons = ["encrypted", "damaged", "no_text", "unsupported", "unsafe", "too_slow", "too_large", "empty", "internal"]
+    reasons = ["encrypted", "damaged", "no_text", "unsupported", "unsafe", "too_slow", "too_large", "empty"]
+    reasons += ["storage_full", "internal", "cancelled"]
     assert all(CHINESE.reason(reason) for reason in reasons)
     assert not any(ENGLISH.reason(reason) for reason in reasons)  # the English page shows the error itself
