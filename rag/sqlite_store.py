@@ -26,6 +26,7 @@ from rag.store import TABLES, Vectors, embedding_models, files, knowledge_bases,
 _log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # rows read at once
+_PATIENCE = 2.0  # seconds that an index may be behind a commit before it is made anew
 _COUNTS = 100_000  # words of a base whose counts are remembered
 
 
@@ -37,7 +38,7 @@ class SqliteStore(SqlStore):
         super().__init__(self._file)
         self._index_folder = folder / "indexes"  # copies of large ones; may be deleted at any time
         self._indexes: dict[tuple[int, int], VectorIndex] = {}  # by base and place of its vectors
-        self._indexing = threading.Lock()
+        self._indexing = threading.Condition()  # says when one of them was brought up to a commit
         self._counts: dict[int, dict[str, fts.Count]] = {}  # of the words of a base
         try:
             self._drop_claims()
@@ -97,20 +98,31 @@ class SqliteStore(SqlStore):
         return self._index(base_id, slot).nearest(vector, limit)
 
     def _index(self, base_id: int, slot: int) -> VectorIndex:
-        """The index of the newest commit; made anew when there is none or it is not of that commit."""
-        with self._indexing, self._db.read() as db:
-            if serving_slot(db)[0] != slot:
-                raise ModelChanged
-            version = _version(db, base_id)
-            index = self._indexes.get((base_id, slot))
-            if index is None or index.version != version:
-                index = VectorIndex.load(self._index_file(base_id), version)
-                if index is None:
-                    self._index_file(base_id).unlink(missing_ok=True)  # stale or damaged
-                    index = _build_index(db, base_id, slot, version)
-                    self._save(base_id, index)
-                self._indexes[base_id, slot] = index
-            return index
+        """The index of the newest commit; made anew when there is none or it does not come to that commit."""
+        until = time.monotonic() + _PATIENCE
+        with self._indexing:
+            while True:
+                with self._db.read() as db:
+                    if serving_slot(db)[0] != slot:
+                        raise ModelChanged
+                    version = _version(db, base_id)
+                    index = self._indexes.get((base_id, slot))
+                    if index is not None and index.version == version:
+                        return index
+                    if index is None or index.version > version or time.monotonic() >= until:
+                        return self._made_index(db, base_id, slot, version)
+                # Between a commit and _changed, which follows at once: to make a large one anew would take a minute.
+                self._indexing.wait(until - time.monotonic())
+
+    def _made_index(self, db: Connection, base_id: int, slot: int, version: int) -> VectorIndex:
+        """From its copy on the disk, or else from the vectors."""
+        index = VectorIndex.load(self._index_file(base_id), version)
+        if index is None:
+            self._index_file(base_id).unlink(missing_ok=True)  # stale or damaged
+            index = _build_index(db, base_id, slot, version)
+            self._save(base_id, index)
+        self._indexes[base_id, slot] = index
+        return index
 
     def _prepare(self, slot: int) -> None:
         with self._db.read() as db:
@@ -156,7 +168,22 @@ class SqliteStore(SqlStore):
             _log.warning("the index of a knowledge base could not be written; it will be made again")
 
     def _changed(self, base_id: int, version: int, added: str | None = None, removed: Sequence[int] = ()) -> None:
-        with self._indexing, self._db.read() as db:
+        with self._indexing:
+            with self._db.read() as db:
+                slot, _ = serving_slot(db)
+            # Of two threads that commit, the second may be here first.
+            self._indexing.wait_for(lambda: not self._lacks(base_id, slot, version - 1), _PATIENCE)
+            try:
+                self._bring_up(base_id, version, added, removed)
+            finally:
+                self._indexing.notify_all()
+
+    def _lacks(self, base_id: int, slot: int, version: int) -> bool:
+        index = self._indexes.get((base_id, slot))
+        return index is not None and index.version < version
+
+    def _bring_up(self, base_id: int, version: int, added: str | None, removed: Sequence[int]) -> None:
+        with self._db.read() as db:
             slot, _ = serving_slot(db)
             if removed:  # what is deleted must not lie on the disk
                 self._index_file(base_id).unlink(missing_ok=True)

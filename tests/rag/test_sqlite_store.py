@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ import pytest
 from sqlalchemy import Engine, event
 
 from backends.errors import QuartetError
-from rag import fts, index, sqlite
+from rag import fts, index, sqlite, sqlite_store
 from rag.sqlite_store import SqliteStore
 from tests.rag.test_stores import MODEL, add, by_keyword, found
 
@@ -82,6 +84,64 @@ def test_a_large_index_is_kept_for_the_next_start_and_never_trusted_blindly(
     assert not saved.exists()  # also before anybody searched
     assert found(fourth, "alpha42") == {"delta epsilon"}
     fourth.close()
+
+
+@pytest.fixture
+def patient(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
+    """A store with an index that must not be made a second time."""
+    add(store, "a", "alpha")
+    assert found(store, "alpha") == {"alpha"}
+
+    def forbidden(*arguments: object) -> None:
+        raise AssertionError("the index was made anew")
+
+    monkeypatch.setattr(sqlite_store, "_build_index", forbidden)
+    monkeypatch.setattr(sqlite_store, "_PATIENCE", 60.0)
+    return store
+
+
+def test_a_search_waits_for_the_index_of_a_commit(patient: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    committed, go_on = threading.Event(), threading.Event()
+    changed = patient._changed
+
+    def late(*arguments: Any, **more: Any) -> None:
+        committed.set()
+        go_on.wait(60)
+        changed(*arguments, **more)
+
+    monkeypatch.setattr(patient, "_changed", late)
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(add, patient, "b", "beta")
+        assert committed.wait(60)
+        search = threads.submit(found, patient, "beta")
+        early = wait([search], timeout=0.5).done
+        go_on.set()
+        assert not early
+        assert "beta" in search.result(60)
+        adding.result(60)
+
+
+def test_commits_come_to_the_index_in_their_order(patient: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = threading.Event(), threading.Event()
+    changed = patient._changed
+
+    def crossed(base_id: int, version: int, *arguments: Any, **more: Any) -> None:
+        if more["added"] == "b":
+            first.set()
+            second.wait(60)
+        else:
+            # The other one is let go when this one is about to wait for it.
+            threading.Timer(0.2, second.set).start()
+        changed(base_id, version, *arguments, **more)
+
+    monkeypatch.setattr(patient, "_changed", crossed)
+    with ThreadPoolExecutor(2) as threads:
+        adding = threads.submit(add, patient, "b", "beta")
+        assert first.wait(60)
+        add(patient, "c", "gamma")
+        adding.result(60)
+    assert {"beta"} <= found(patient, "beta")
+    assert {"gamma"} <= found(patient, "gamma")
 
 
 def test_a_damaged_database_is_told_in_a_sentence(tmp_path: Path) -> None:
