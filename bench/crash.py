@@ -2,10 +2,11 @@
 
     python -m bench.crash [--rounds 200] [--beside 2]
 
-Files are uploaded, replaced by changed ones, read again and deleted, and whole knowledge bases with them. After every
-kill the database passes its integrity check and holds what was reported; at the end the service is started once more,
-takes up what was unfinished, and every file ever accepted is looked for by its phrase. Some run beside each other, in
-data folders of their own. Ends with an error where anything is lost.
+Files are uploaded, replaced by changed ones, read again and deleted, and whole knowledge bases with them, while the
+embedding model is changed to and fro. After every kill the database passes its integrity check and holds what was
+reported; at the end the service is started once more, takes up what was unfinished, and every file ever accepted is
+looked for by its phrase. Some run beside each other, in data folders of their own. Ends with an error where anything
+is lost.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Run as a process that is killed: uploads, replaces, reads again and deletes for ever, and notes what it was told.
+"""Run as a process that is killed: uploads, replaces, reads again, deletes and changes the embedding model for ever.
+
+It notes what it was told:
 
 python crash_loop.py DATA_DIR JOURNAL SEED
 """
@@ -15,10 +17,21 @@ from pathlib import Path
 
 from backends.errors import NotFound
 from rag.knowledge import KnowledgeService
+from rag.model_name import BUNDLED, model_name
 from tests.rag.hashed_embeddings import HashedEmbeddings
 
 BASES = ("kept", "dropped now and then")
 NAMES = 15  # so few that most uploads replace a file
+
+
+MODELS = {BUNDLED: HashedEmbeddings(model_name(""), 64), "hub/wide": HashedEmbeddings("wide", 96)}
+
+
+class TwoModels(KnowledgeService):
+    """Can change to and fro between two embedding models that are there at once."""
+
+    def load_model(self, source: str) -> HashedEmbeddings:
+        return MODELS[source]
 
 
 class Loop:
@@ -46,6 +59,10 @@ class Loop:
                 await self.delete(self.chance.choice(BASES))
             if self.chance.random() < 0.2:
                 await self.read_again(self.chance.choice(BASES))
+            if self.chance.random() < 0.3:
+                model = self.chance.choice(list(MODELS))
+                self.note("changing the model", model=model)
+                await self.knowledge.change_embedding_model(model)
             if self.chance.random() < 0.08:
                 await self.drop(BASES[1])
 
@@ -86,7 +103,7 @@ class Loop:
 
 
 async def main(data: Path, journal: Path, seed: int) -> None:
-    knowledge = KnowledgeService(data, embeddings=HashedEmbeddings())
+    knowledge = TwoModels(data)
     await knowledge.start()
     await Loop(knowledge, data.parent, journal, seed).run()
 

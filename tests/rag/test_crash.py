@@ -19,9 +19,7 @@ from typing import Any
 
 import pytest
 
-from rag.knowledge import KnowledgeService
-from tests.rag.crash_loop import BASES
-from tests.rag.hashed_embeddings import HashedEmbeddings
+from tests.rag.crash_loop import BASES, MODELS, TwoModels
 
 ROOT = Path(__file__).resolve().parents[2]
 ROUNDS = int(os.environ.get("QUARTET_TEST_CRASHES", "12"))
@@ -96,9 +94,15 @@ def _check_database(folder: Path, facts: Facts) -> None:
     with closing(sqlite3.connect(copy / "quartet.db")) as db:
         assert db.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         assert db.execute("PRAGMA foreign_key_check").fetchall() == []
+        # One model is in service, and the vectors that are searched are all of it, whatever is being changed to.
+        ((slot, model),) = db.execute("SELECT slot, name FROM embedding_models WHERE state = 'serving'").fetchall()
+        vectors = ("vectors", "vectors_2")[slot]
+        numbers = {there.name: there.description.dimension for there in MODELS.values()}[model]
+        lengths = db.execute(f"SELECT DISTINCT length(vector) FROM {vectors}").fetchall()
+        assert set(lengths) <= {(4 * numbers,)}
         half = db.execute(
             "SELECT f.id, f.passages, count(p.id), count(v.passage_id) FROM files f "
-            "LEFT JOIN passages p ON p.file_id = f.id LEFT JOIN vectors v ON v.passage_id = p.id "
+            f"LEFT JOIN passages p ON p.file_id = f.id LEFT JOIN {vectors} v ON v.passage_id = p.id "
             "WHERE f.state = 'searchable' GROUP BY f.id "
             "HAVING f.passages = 0 OR count(p.id) != f.passages OR count(v.passage_id) != f.passages"
         ).fetchall()
@@ -142,9 +146,13 @@ class _Told:
         return self._newest[self.place(file_id)] > self.accepted[file_id][0]
 
 
+def _names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir()}
+
+
 async def _check_service(folder: Path, facts: Facts, seen: Seen) -> None:
     data, told = folder / "data", _Told(facts)
-    knowledge = KnowledgeService(data, embeddings=HashedEmbeddings())
+    knowledge = TwoModels(data)
     began = time.monotonic()
     await knowledge.start()
     assert time.monotonic() - began < 10
@@ -156,7 +164,13 @@ async def _check_service(folder: Path, facts: Facts, seen: Seen) -> None:
         assert not any(record.reindexing for record in records)
         there |= {record.id: (base.name, record.name) for record in records}
     assert {base.name for base in await knowledge.list()} <= set(BASES)
-    assert {file.name for file in (data / "files").iterdir()} == set(there)
+    async with asyncio.timeout(60):  # a change that was interrupted goes on, too
+        while (await knowledge.embedding_status()).change:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+    assert set(there) <= _names(data / "files")
+    async with asyncio.timeout(60):  # the bytes of what was replaced go after the commit that replaces it
+        while _names(data / "files") != set(there):  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
 
     seen.accepted, seen.reported, seen.searchable = len(told.accepted), len(told.searchable), len(there)
     for file_id, (_, fact) in told.accepted.items():
