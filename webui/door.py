@@ -1,12 +1,16 @@
-"""The ASGI door in front of the page: the language of a visitor, and Gradio's doors that nobody here uses, shut."""
+"""The ASGI door in front of the page: the language of a visitor, Gradio's doors that nobody here uses, shut, and those
+of a page open only to whose page it is."""
 
 from __future__ import annotations
 
 from urllib.parse import parse_qs
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from accounts.visiting import visitor_of
+from webui.page_sessions import PageSessions, session_of
 from webui.texts import preferred
 
 API = "/gradio_api/"
@@ -19,10 +23,12 @@ SHUT_PAGES = frozenset({"monitoring", "login", "logout", "svelte", "pwa_icon", "
 
 
 class PageDoor:
-    """Sends a browser that prefers Chinese from `/` to `/zh` (not with `?lang=en`); answers 404 at unused doors."""
+    """Sends a browser that prefers Chinese from `/` to `/zh` (not with `?lang=en`); answers 404 at unused doors, and
+    for the session of another visitor's page, as if it were not there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
+        self._sessions = PageSessions()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -33,6 +39,14 @@ class PageDoor:
                 headers = {"Vary": "Accept-Language", "Cache-Control": "no-store"}
                 await RedirectResponse("./zh", 302, headers)(scope, receive, send)
                 return
+            if scope["path"].startswith(API):
+                try:
+                    session, receive = await session_of(scope, receive)
+                except ClientDisconnect:
+                    return
+                if session and not self._sessions.belongs(session, visitor_of(scope).name):
+                    await PlainTextResponse("Not found", 404)(scope, receive, send)
+                    return
         await self._app(scope, receive, send)
 
 
