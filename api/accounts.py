@@ -10,6 +10,8 @@ from pydantic import BaseModel, Field
 from accounts.accounts import Accounts
 from accounts.types import ApiToken, Role, User
 from api.visitor import ADMINS_ONLY, Who
+from rag.knowledge import KnowledgeService
+from rag.owners import key_of
 
 
 class NewToken(BaseModel):
@@ -53,7 +55,7 @@ class Me:
     accounts: bool  # whether there are any
 
 
-def router(accounts: Accounts) -> APIRouter:
+def router(accounts: Accounts, knowledge: KnowledgeService) -> APIRouter:
     """The routes about people."""
     routes = APIRouter(prefix="/api", tags=["accounts"])
 
@@ -90,8 +92,12 @@ def router(accounts: Accounts) -> APIRouter:
         return await accounts.change_user(name, body.role, body.password)
 
     @routes.delete("/users/{name}", dependencies=ADMINS_ONLY, status_code=204, summary="Remove an account")
-    async def remove(name: str) -> None:
-        """With all its tokens and sessions; answers under way end within seconds."""
-        await accounts.remove_user(name)
+    async def remove(name: str, with_documents: bool = False) -> None:
+        """With all its tokens and sessions; answers under way end within seconds. Its knowledge bases are deleted
+        `with_documents`; else they are kept, for admins and for a later account of this name."""
+        owner = await accounts.remove_user(name)
+        for base in await knowledge.list() if with_documents else []:
+            if base.owner == owner:
+                await knowledge.delete(key_of(owner, base.name))
 
     return routes

@@ -16,8 +16,10 @@ from api import live
 from api.answer_json import source_json, usage_json
 from api.article_request import ArticleCall, parse
 from api.errors import Shape, error_shape, unexpected
+from api.visitor import Who, seen_by
 from backends.errors import InvalidRequest, NotFound, QuartetError
 from backends.types import Message, Usage
+from rag.owners import KnowledgeOf, key_of
 from rag.types import AnswerDelta, ChatRequest, Source
 
 if TYPE_CHECKING:
@@ -115,14 +117,14 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     routes = APIRouter(tags=["chat"])
 
     @routes.post("/", openapi_extra=SCHEMA, summary="Ask, with a text or a JSON body")
-    async def ask(request: Request) -> Response:
+    async def ask(who: Who, request: Request) -> Response:
         """A text body is answered with text; JSON with `{"response","history","usage","sources"}`. With
         `use_stream_chat` the answer is a row of such objects, a NUL byte after each: `response` grows, and only the
         last one carries `usage`, `sources` and, where something was left out, `notes`. `langchain` answers from the
         documents of `knowledge_base`; `mode` may be `both`, `retrieve` (the passages alone) or `model` (it alone). With
         `no_template` the model goes on from the prompt as it is, for up to 512 tokens unless `max_new_tokens` says."""
         call = parse(await request.body(), request.headers.get("content-type", ""))
-        question = await chat_request(call, models, knowledge)
+        question = await chat_request(call, models, seen_by(who, knowledge))
 
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
             async with aclosing(chat.stream(question)) as deltas:
@@ -136,7 +138,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     return routes
 
 
-async def chat_request(call: ArticleCall, models: ModelManager, knowledge: KnowledgeService) -> ChatRequest:
+async def chat_request(call: ArticleCall, models: ModelManager, knowledge: KnowledgeOf) -> ChatRequest:
     """What the service is asked. Raises NotFound for another model than the one in service, and InvalidRequest."""
     if call.model and call.model != models.status.name:
         raise NotFound(f"The model in service is '{models.status.name or 'none'}': leave out 'model' to use it.")
@@ -146,15 +148,16 @@ async def chat_request(call: ArticleCall, models: ModelManager, knowledge: Knowl
     return ChatRequest(call.prompt, call.history, call.system_prompt, call.params, base, mode=call.mode)
 
 
-async def _base(call: ArticleCall, knowledge: KnowledgeService) -> str:
-    """The knowledge base to answer from, "" for none: the one named, else the only one, else the one named default."""
+async def _base(call: ArticleCall, knowledge: KnowledgeOf) -> str:
+    """The key of the base to answer from, "" for none: the one named, else the only one, else the one named default."""
     if not call.grounded or call.knowledge_base:
-        return call.knowledge_base if call.grounded else ""
-    names = [base.name for base in await knowledge.list()]
-    if len(names) == 1:
-        return names[0]
+        return await knowledge.key(call.knowledge_base) if call.grounded else ""
+    bases = await knowledge.list()
+    if len(bases) == 1:
+        return key_of(bases[0].owner, bases[0].name)
+    names = [base.name for base in bases]
     if "default" in names:
-        return "default"
+        return await knowledge.key("default")
     if not names:
         raise InvalidRequest("There is no knowledge base yet: make one and add files to it, then ask again.")
     raise InvalidRequest(f"Say which knowledge base to ask, in the field 'knowledge_base': {', '.join(names)}.")

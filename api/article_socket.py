@@ -13,12 +13,14 @@ from starlette.websockets import WebSocketDisconnect
 from api.article import Answer, chat_request
 from api.article_dialogue import Dialogue, Question, is_stop
 from api.errors import error_shape, unexpected
+from api.visitor import seen_by, visitor
 from backends.errors import QuartetError
 
 if TYPE_CHECKING:
     from backends.models import ModelManager
     from rag.chain import ChatService
     from rag.knowledge import KnowledgeService
+    from rag.owners import KnowledgeOf
 
 EOS = "<EOS>"
 MAX_WAITING = 32  # messages of one connection that wait for their turn
@@ -39,7 +41,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     async def talk(socket: WebSocket) -> None:
         """Messages are answered one after the other, in their order; a client that is gone stops the generation."""
         await socket.accept()
-        await Talk(socket, models, knowledge, chat).run()
+        await Talk(socket, models, seen_by(visitor(socket), knowledge), chat).run()
 
     return routes
 
@@ -47,7 +49,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
 class Talk:
     """One connection. A task reads all the time, so that a stop or a close is seen while an answer is given."""
 
-    def __init__(self, socket: WebSocket, models: ModelManager, knowledge: KnowledgeService, chat: ChatService) -> None:
+    def __init__(self, socket: WebSocket, models: ModelManager, knowledge: KnowledgeOf, chat: ChatService) -> None:
         self._socket, self._models, self._knowledge, self._chat = socket, models, knowledge, chat
         self._dialogue = Dialogue()
         self._waiting: asyncio.Queue[str] = asyncio.Queue(MAX_WAITING)

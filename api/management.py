@@ -17,7 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from api import live
 from api.errors import error_shape, unexpected
-from api.visitor import ADMINS_ONLY, Who
+from api.visitor import ADMINS_ONLY, Who, seen_by
 from backends.catalog import CATALOG, CatalogEntry
 from backends.errors import Conflict, InvalidRequest, QuartetError
 from backends.families import recognise
@@ -102,10 +102,10 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     routes = APIRouter(prefix="/api")
 
     @routes.get("/status", tags=["service"], summary="Version, model, queue, memory and knowledge bases")
-    async def status() -> Status:
+    async def status(who: Who) -> Status:
         memory = psutil.virtual_memory()
         now = models.status
-        bases, embedding = await knowledge.list(), await knowledge.embedding_status()
+        bases, embedding = await seen_by(who, knowledge).list(), await knowledge.embedding_status()
         room = Memory(memory.total, memory.available)
         return Status(version, now, now.in_flight + now.waiting, room, bases, embedding)
 

@@ -6,17 +6,20 @@ import base64
 import time
 from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import orjson
 from fastapi import APIRouter, Request, Response
 from starlette.types import Receive, Scope, Send
 
+from accounts.types import Visitor
 from api import live
 from api.errors import Shape, error_shape, unexpected
 from api.openai_answer import Answer
 from api.openai_request import KNOWLEDGE_BASE, Call, chat_call, embedding_call, text_call
 from api.openai_schema import CHAT, EMBEDDINGS, TEXT
+from api.visitor import Who, seen_by
 from backends.errors import InvalidRequest, NotFound, QuartetError
 from rag.types import AnswerDelta
 
@@ -33,15 +36,18 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     routes = APIRouter(prefix="/v1", tags=["openai"])
     started = int(time.time())
 
-    def answering(call: Call, is_chat: bool) -> Response:
+    async def answering(who: Visitor, call: Call, is_chat: bool) -> Response:
         name = models.status.name
         base = call.request.knowledge_base
         if call.model and name and call.model != name and not call.model.startswith(KNOWLEDGE_BASE):
             raise NotFound(f"There is no model '{call.model}' here; in service is '{name}'.")
         answer = Answer(KNOWLEDGE_BASE + base if base else name or "quote", is_chat, call.include_usage)
 
+        key = await seen_by(who, knowledge).key(base) if base else ""
+        request = replace(call.request, knowledge_base=key)
+
         async def work(scope: Scope, receive: Receive, send: Send) -> None:
-            async with aclosing(chat.stream(call.request)) as deltas:
+            async with aclosing(chat.stream(request)) as deltas:
                 if call.stream:
                     await _stream(answer, deltas, send)
                 else:
@@ -52,31 +58,32 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
         return live.LiveResponse(work)
 
     @routes.post("/chat/completions", openapi_extra=CHAT, summary="Answer a conversation")
-    async def complete_chat(request: Request) -> Response:
+    async def complete_chat(who: Who, request: Request) -> Response:
         """As OpenAI's. The model `kb:NAME`, or the field `knowledge_base`, answers from documents; what it was given
         to read comes as `message.sources`, in a stream in the `delta` of the event that has the `finish_reason`. What
         a reasoning model thinks comes as `reasoning_content`. Fields that are not listed go on to the engine."""
-        return answering(chat_call(await request.body()), is_chat=True)
+        return await answering(who, chat_call(await request.body()), is_chat=True)
 
     @routes.post("/completions", openapi_extra=TEXT, summary="Continue a text, without a chat template")
-    async def complete_text(request: Request) -> Response:
+    async def complete_text(who: Who, request: Request) -> Response:
         """As OpenAI's older call, where the engine has it."""
-        return answering(text_call(await request.body()), is_chat=False)
+        return await answering(who, text_call(await request.body()), is_chat=False)
 
     @routes.get("/models", summary="The model in service, and each knowledge base as kb:NAME")
-    async def list_models() -> Response:
-        return _json(orjson.dumps({"object": "list", "data": await offered()}))
+    async def list_models(who: Who) -> Response:
+        return _json(orjson.dumps({"object": "list", "data": await offered(who)}))
 
     @routes.get("/models/{name:path}", summary="One of them")
-    async def one_model(name: str) -> Response:
-        for model in await offered():
+    async def one_model(who: Who, name: str) -> Response:
+        for model in await offered(who):
             if model["id"] == name:
                 return _json(orjson.dumps(model))
         raise NotFound(f"There is no model '{name}' here.")
 
-    async def offered() -> list[dict[str, Any]]:
+    async def offered(who: Visitor) -> list[dict[str, Any]]:
         status = models.status
-        bases = [KNOWLEDGE_BASE + base.name for base in await knowledge.list()]
+        seen = await seen_by(who, knowledge).list()
+        bases = dict.fromkeys(KNOWLEDGE_BASE + base.name for base in seen if base.owner in ("", who.name))
         own = {"object": "model", "created": started, "owned_by": "quartet"}
         served = [{"id": status.name, **own, "max_model_len": status.context_length}] if status.name else []
         return [*served, *({"id": name, **own} for name in bases)]

@@ -104,7 +104,7 @@ def create_app(
     app.include_router(management.router(models, knowledge, settings.version))
     app.include_router(knowledge_bases.router(knowledge, settings.upload_folder))
     app.include_router(embedding_model.router(knowledge))
-    app.include_router(people.router(accounts))
+    app.include_router(people.router(accounts, knowledge))
     app.include_router(docs.router(app))
     app.include_router(_rest_of_api(app))
     return app

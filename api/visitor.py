@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from fastapi import Depends
+from fastapi import Depends, Query
 from starlette.requests import HTTPConnection
 
-from accounts.types import Visitor
+from accounts.types import Visitor, user_name
 from accounts.visiting import require_admin, visitor_of
+from rag.owners import KnowledgeOf
+
+if TYPE_CHECKING:
+    from rag.knowledge import KnowledgeService
 
 
 def visitor(connection: HTTPConnection) -> Visitor:
@@ -23,3 +27,17 @@ def _admin(who: Who) -> None:
 
 
 ADMINS_ONLY = [Depends(_admin)]
+
+
+def seen_by(who: Visitor, knowledge: KnowledgeService) -> KnowledgeOf:
+    """The knowledge bases as this visitor sees them."""
+    return KnowledgeOf(knowledge, who.name, who.admin)
+
+
+def _owner(
+    owner: Annotated[str | None, Query(description="Whose it is, for admins; empty for one that all share")] = None,
+) -> str | None:
+    return user_name(owner) if owner else owner
+
+
+Owner = Annotated[str | None, Depends(_owner)]

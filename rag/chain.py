@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from backends.errors import InvalidRequest, NoModelLoaded
 from backends.types import ChatModel, Delta
 from rag.followup import leans, standalone
+from rag.owners import name_of
 from rag.prompt import Prompt, grounded_prompt, nothing_found, passages_as_text, plain_prompt, quoted
 from rag.ranking import THRESHOLD
 from rag.types import AnswerDelta, ChatRequest, Hit
@@ -140,11 +141,12 @@ class ChatService:
         states = {record.state for record in await self._knowledge.files(base)}
         if "searchable" in states:
             return
+        name = name_of(base)
         if not states:
-            raise InvalidRequest(f"The knowledge base “{base}” is empty; upload a document and press Vectorize first.")
+            raise InvalidRequest(f"The knowledge base “{name}” is empty; upload a document and press Vectorize first.")
         if states == {"failed"}:
-            raise InvalidRequest(f"None of the files in “{base}” could be read; upload a document that can be.")
-        raise InvalidRequest(f"The files in “{base}” are still being read; ask again when one is searchable.")
+            raise InvalidRequest(f"None of the files in “{name}” could be read; upload a document that can be.")
+        raise InvalidRequest(f"The files in “{name}” are still being read; ask again when one is searchable.")
 
 
 def _answer_delta(delta: Delta) -> AnswerDelta:

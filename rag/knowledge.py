@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 from backends.errors import Busy, InvalidRequest, QuartetError, StorageFull, TooLarge
 from rag.data_folder import DataFolder, copy_durably
 from rag.model_name import BUNDLED, checked_source, model_label
-from rag.names import base_name, file_label
+from rag.names import file_label
+from rag.owners import base_key
 from rag.ranking import THRESHOLD
 from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase, Neighbours
 
@@ -50,7 +51,8 @@ class Limits:
 
 
 class KnowledgeService:
-    """All knowledge bases of one data folder. Calls that name a base raise NotFound when there is none of this name."""
+    """All knowledge bases of one data folder. They are named by their keys (rag.owners); calls that name one raise
+    NotFound when there is none."""
 
     def __init__(
         self,
@@ -93,38 +95,38 @@ class KnowledgeService:
 
     async def create(self, name: str) -> KnowledgeBase:
         """Raises Conflict when the name is taken, InvalidRequest when it cannot be a name."""
-        return await asyncio.to_thread(self._open_parts.store.create_base, base_name(name))
+        return await asyncio.to_thread(self._open_parts.store.create_base, base_key(name))
 
     async def delete(self, name: str) -> None:
         """Its files, passages and vectors are gone from the disk when this returns."""
-        await asyncio.to_thread(self._delete_base, base_name(name))
+        await asyncio.to_thread(self._delete_base, base_key(name))
 
     async def add_file(self, base: str, name: str, source: Path) -> FileRecord:
         """Copies the bytes of `source` and queues them; it is safe on disk when this returns. The same content again
         gives the record that is there. Raises TooLarge, StorageFull, Busy (too many files are waiting)."""
-        record = await asyncio.to_thread(self._add_file, base_name(base), file_label(name), source)
+        record = await asyncio.to_thread(self._add_file, base_key(base), file_label(name), source)
         self._open_parts.ingest.notify()
         return record
 
     async def files(self, base: str) -> Files:
-        return await asyncio.to_thread(self._open_parts.store.files, base_name(base))
+        return await asyncio.to_thread(self._open_parts.store.files, base_key(base))
 
     async def file(self, base: str, file_id: str) -> FileRecord:
-        return await asyncio.to_thread(self._open_parts.store.file, base_name(base), file_id)
+        return await asyncio.to_thread(self._open_parts.store.file, base_key(base), file_id)
 
     async def delete_file(self, base: str, file_id: str) -> None:
-        await asyncio.to_thread(self._delete_file, base_name(base), file_id)
+        await asyncio.to_thread(self._delete_file, base_key(base), file_id)
 
     async def cancel(self, base: str, file_id: str) -> FileRecord:
         """Gives up a file that is not searchable yet: it fails as cancelled, and the same content uploaded again starts
         anew. A finished file stays as it is, and one that is read again as it was."""
-        return await asyncio.to_thread(self._cancel, base_name(base), file_id)
+        return await asyncio.to_thread(self._cancel, base_key(base), file_id)
 
     async def reindex(self, base: str, file_id: str) -> FileRecord:
         """Reads a file again from its bytes, with the readers and the embedding model of now. What was read of it
         before is found until the new reading takes its place; a reading that fails leaves it so."""
         parts, reading = self._open_parts, secrets.token_hex(16)
-        record = await asyncio.to_thread(parts.store.reindex, base_name(base), file_id, reading)
+        record = await asyncio.to_thread(parts.store.reindex, base_key(base), file_id, reading)
         parts.ingest.notify()
         return record
 
@@ -159,7 +161,7 @@ class KnowledgeService:
             raise InvalidRequest("The question is empty; type what you are looking for.")
         if not 1 <= top_k <= 100:
             raise InvalidRequest(f"top_k must be between 1 and 100; it was {top_k}.")
-        return await asyncio.to_thread(self._open_parts.retriever.search, base_name(base), query, top_k)
+        return await asyncio.to_thread(self._open_parts.retriever.search, base_key(base), query, top_k)
 
     async def neighbours(self, hits: Sequence[Hit]) -> dict[str, Neighbours]:
         """What stands before and after each hit, by its passage id; not of those that are gone meanwhile."""
@@ -226,14 +228,14 @@ class KnowledgeService:
         from rag.langchain import KnowledgeBaseStore
 
         parts = self._open_parts
-        return KnowledgeBaseStore(base_name(base), parts.retriever, parts.models)
+        return KnowledgeBaseStore(base_key(base), parts.retriever, parts.models)
 
     def retriever(self, base: str, top_k: int = 4, threshold: float = THRESHOLD) -> KnowledgeBaseRetriever:
         """The knowledge base as LangChain's BaseRetriever; passages below `threshold` are left out."""
         from rag.langchain import KnowledgeBaseRetriever
 
         find = self._open_parts.retriever.search
-        return KnowledgeBaseRetriever(base=base_name(base), find=find, top_k=top_k, threshold=threshold)
+        return KnowledgeBaseRetriever(base=base_key(base), find=find, top_k=top_k, threshold=threshold)
 
     # ---- inside
 

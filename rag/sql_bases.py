@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 
 from backends.errors import Conflict
 from rag import sql_whole
+from rag.owners import name_of, owner_of
 from rag.sql_parts import SqlPart
 from rag.sql_rows import base_id_of
 from rag.store import Vectors, files, knowledge_bases
@@ -28,11 +29,11 @@ class SqlBases(SqlPart):
             .order_by(knowledge_bases.c.id)
         )
         with self._db.read() as db:
-            return [KnowledgeBase(*row) for row in db.execute(query)]
+            return [_base(*row) for row in db.execute(query)]
 
     def create_base(self, name: str) -> KnowledgeBase:
         with self._new_base(name):
-            return KnowledgeBase(name, 0, 0)
+            return _base(name, 0, 0)
 
     @contextmanager
     def _new_base(self, name: str) -> Iterator[tuple[Connection, int]]:
@@ -44,7 +45,7 @@ class SqlBases(SqlPart):
                 self._base_made(db, base_id)
                 yield db, base_id
         except IntegrityError:
-            raise Conflict(f"There is already a knowledge base named “{name}”; choose another name.") from None
+            raise Conflict(f"There is already a knowledge base named “{name_of(name)}”; choose another name.") from None
 
     def delete_base(self, name: str) -> list[str]:
         with self._db.write() as db:
@@ -69,3 +70,7 @@ class SqlBases(SqlPart):
         """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
         with self._db.read() as db:
             return sql_whole.whole_file(db, file_id)
+
+
+def _base(key: str, files: int, passages: int) -> KnowledgeBase:
+    return KnowledgeBase(name_of(key), files, passages, owner_of(key))

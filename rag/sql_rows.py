@@ -8,6 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Connection, Row, select
 
 from backends.errors import NotFound
+from rag.owners import name_of
 from rag.store import Job, embedding_models, files, knowledge_bases
 from rag.types import FileRecord
 
@@ -44,7 +45,9 @@ def base_id_of(db: Connection, name: str, lock: bool = False) -> int:
     query = select(knowledge_bases.c.id).where(knowledge_bases.c.name == name)
     base_id: int | None = db.scalar(query.with_for_update() if lock else query)
     if base_id is None:
-        raise NotFound(f"There is no knowledge base named “{name}”; create it first, or choose one from the list.")
+        raise NotFound(
+            f"There is no knowledge base named “{name_of(name)}”; create it first, or choose one from the list."
+        )
     return base_id
 
 

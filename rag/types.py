@@ -48,11 +48,12 @@ class FileRecord:
 
 @dataclass(frozen=True)
 class KnowledgeBase:
-    """A named collection of files. Both numbers count what is there, searchable or not."""
+    """A named collection of files. Both numbers count what is there, searchable or not. `owner` "" is one of all."""
 
     name: str
     files: int
     passages: int
+    owner: str = ""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,9 +109,11 @@ def build_dialogue(
     placeholder: str,
     greeting: str,
     documents: tuple[gr.Dropdown, gr.Radio] | None = None,
+    allowed: Callable[[gr.Request, str], Awaitable[str]] | None = None,
 ) -> Dialogue:
     """The conversation's components and what they do; `name` tells the conversations of one visitor apart. `documents`
-    are the choices of a knowledge base and of what answers, where there are any."""
+    are the choices of a knowledge base and of what answers, where there are any; `allowed` gives the key of a base that
+    a visitor may ask, or raises NotFound."""
     window = gr.Chatbot(
         show_label=False, label=name, placeholder=greeting, elem_id=f"{name}-window", elem_classes="q-window",
         height="100%", scale=1, buttons=["copy"], sanitize_html=True, allow_tags=False, allow_file_downloads=False,
@@ -145,6 +147,7 @@ def build_dialogue(
             return
         try:
             params = sampling.read(values[1:], texts)
+            base = await allowed(request, chosen[0]) if allowed else ""
         except QuartetError as error:
             say_error(error, texts)
             yield gr.skip(), gr.skip()
@@ -153,7 +156,7 @@ def build_dialogue(
             conversation.turns.pop()
         asked = ChatRequest(
             prompt=prompt, history=conversation.history, system_prompt=values[0] or "", params=params,
-            knowledge_base=chosen[0], mode=chosen[1], tell_place=True,
+            knowledge_base=base, mode=chosen[1], tell_place=True,
         )  # fmt: skip
         busy = gr.update(value="", submit_btn=False, stop_btn=texts.stop)
         async with aclosing(answer(chat, conversation, asked, texts)) as beats:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from backends.errors import Conflict, QuartetError
+from rag.owners import KnowledgeOf, key_of, name_of
 from webui import markup
 from webui.conversations import Conversations
 from webui.dialogue import Dialogue, build_dialogue
@@ -17,12 +18,13 @@ from webui.embedding_panel import build_embedding_panel
 from webui.notice import say, say_error
 from webui.texts import Texts
 from webui.uploads import uploaded_file
+from webui.visitor import visitor
 
 if TYPE_CHECKING:
     from backends.models import ModelStatus
     from rag.chain import ChatService
     from rag.knowledge import KnowledgeService
-    from rag.types import FileRecord
+    from rag.types import FileRecord, KnowledgeBase
 
 SUFFIXES = (".txt", ".md", ".docx", ".pdf")
 WORKING_SECONDS, QUIET_SECONDS = 0.7, 4.0
@@ -45,6 +47,13 @@ def build_langchain_tab(
     parameters: list[gr.components.Component],
     upload_folder: Path,
 ) -> LangChainTab:
+    def seen_by(request: gr.Request) -> KnowledgeOf:
+        who = visitor(request)
+        return KnowledgeOf(knowledge, who.name, who.admin)
+
+    async def allowed(request: gr.Request, key: str) -> str:
+        return await seen_by(request).checked(key)
+
     with gr.Row(elem_classes="q-columns", equal_height=False):
         with gr.Column(scale=0, min_width=340, elem_classes="q-documents"):
             base = gr.Dropdown(
@@ -81,83 +90,94 @@ def build_langchain_tab(
             mode = gr.Markdown(visible=False, elem_classes="q-mode", elem_id="quote-mode")
             dialogue = build_dialogue(
                 texts, "langchain", chat, conversations, parameters, texts.ask_placeholder, texts.langchain_empty,
-                (base, answer_mode),
+                (base, answer_mode), allowed,
             )  # fmt: skip
     timer = gr.Timer(QUIET_SECONDS)
     listing = [rows, chosen, timer]
 
-    async def listed(name: str | None) -> tuple[Any, Any, Any]:
-        records = await knowledge.files(name) if name else []
+    async def choices(request: gr.Request) -> list[tuple[str, str]]:
+        """What is shown of each knowledge base, and its key; those of the visitor first."""
+        me = visitor(request).name
+        bases = sorted(await seen_by(request).list(), key=lambda base: (base.owner != me, base.owner))
+        return [(base_label(base, me, texts), key_of(base.owner, base.name)) for base in bases]
+
+    async def listed(request: gr.Request, key: str | None) -> tuple[Any, Any, Any]:
+        records = await knowledge.files(await allowed(request, key)) if key else []
         return listing_updates(records, texts)
 
-    async def opened() -> Any:
+    async def opened(request: gr.Request) -> Any:
         try:
-            bases = [found.name for found in await knowledge.list()]
+            bases = await choices(request)
         except QuartetError as error:  # the data folder is not open yet, or not at all
             say_error(error, texts)
             bases = []
-        first = texts.default_base if texts.default_base in bases else (bases[0] if bases else None)
-        return gr.update(choices=bases, value=first), *await listed(first)
+        keys = [key for _, key in bases]
+        first = next((key for key in keys if name_of(key) == texts.default_base), keys[0] if keys else None)
+        return gr.update(choices=bases, value=first), *await listed(request, first)
 
-    async def show(name: str | None) -> tuple[Any, Any, Any]:
+    async def show(key: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
         try:
-            return await listed(name)
+            return await listed(request, key)
         except QuartetError:
             return listing_updates([], texts)  # deleted by somebody else meanwhile
 
-    async def create_base(name: str | None) -> Any:
+    async def create_base(name: str | None, request: gr.Request) -> Any:
         try:
-            made = await knowledge.create((name or "").strip())
+            made = await seen_by(request).create((name or "").strip())
         except QuartetError as error:
             say_error(error, texts)
             return (gr.skip(),) * 5
-        bases = [found.name for found in await knowledge.list()]
-        return "", gr.update(choices=bases, value=made.name), *await listed(made.name)
+        key = key_of(made.owner, made.name)
+        return "", gr.update(choices=await choices(request), value=key), *await listed(request, key)
 
-    async def take(paths: list[str] | None, name: str | None) -> Any:
+    async def take(paths: list[str] | None, key: str | None, request: gr.Request) -> Any:
         if not paths:
             say(texts.nothing_uploaded, texts)
             return (gr.skip(),) * 5
-        if not name:
-            name = await default_base(knowledge, texts)
+        try:
+            bases = seen_by(request)
+            key = await bases.checked(key, change=True) if key else await default_base(bases, texts)
+        except QuartetError as error:
+            say_error(error, texts)
+            return (gr.skip(),) * 5
         for path in paths:
             try:
                 real = uploaded_file(path, upload_folder)
-                await knowledge.add_file(name, real.name, real)
+                await knowledge.add_file(key, real.name, real)
                 real.unlink(missing_ok=True)
             except QuartetError as error:
                 say_error(error, texts)
-        bases = [found.name for found in await knowledge.list()]
-        return None, gr.update(choices=bases, value=name), *await listed(name)
+        return None, gr.update(choices=await choices(request), value=key), *await listed(request, key)
 
     def with_file(act: Callable[[str, str], Awaitable[object]]) -> Callable[..., Awaitable[tuple[Any, Any, Any]]]:
         """What a button does with the chosen file."""
 
-        async def done(name: str | None, file_id: str | None) -> tuple[Any, Any, Any]:
-            if not name or not file_id:
+        async def done(key: str | None, file_id: str | None, request: gr.Request) -> tuple[Any, Any, Any]:
+            if not key or not file_id:
                 return gr.skip(), gr.skip(), gr.skip()
             try:
-                await act(name, file_id)
+                await act(await seen_by(request).checked(key, change=True), file_id)
             except QuartetError as error:
                 say_error(error, texts)
-            return await show(name)
+            return await show(key, request)
 
         return done
 
-    async def ask_delete(name: str | None) -> tuple[Any, Any]:
-        found = next((base for base in await knowledge.list() if base.name == name), None)
+    async def ask_delete(key: str | None, request: gr.Request) -> tuple[Any, Any]:
+        bases = await seen_by(request).list()
+        found = next((base for base in bases if key_of(base.owner, base.name) == key), None)
         if found is None:
             return gr.update(visible=False), gr.skip()
         sentence = texts.delete_base_sure.format(name=found.name, files=found.files)
         return gr.update(visible=True), markup.escape(sentence)
 
-    async def delete_base(name: str | None) -> Any:
+    async def delete_base(key: str | None, request: gr.Request) -> Any:
         try:
-            if name:
-                await knowledge.delete(name)
+            if key:
+                await knowledge.delete(await seen_by(request).checked(key, change=True))
         except QuartetError as error:
             say_error(error, texts)
-        return gr.update(visible=False), *await opened()
+        return gr.update(visible=False), *await opened(request)
 
     quick: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
     work: dict[str, Any] = {
@@ -190,12 +210,20 @@ def listing_updates(records: Sequence[FileRecord], texts: Texts) -> tuple[Any, A
     )
 
 
-async def default_base(knowledge: KnowledgeService, texts: Texts) -> str:
-    """The knowledge base for whoever made none: created at the first upload."""
+async def default_base(bases: KnowledgeOf, texts: Texts) -> str:
+    """The key of the knowledge base for whoever made none: created at the first upload."""
     try:
-        return (await knowledge.create(texts.default_base)).name
+        made = await bases.create(texts.default_base)
     except Conflict:
-        return texts.default_base
+        return await bases.key(texts.default_base)
+    return key_of(made.owner, made.name)
+
+
+def base_label(base: KnowledgeBase, me: str, texts: Texts) -> str:
+    """How a knowledge base is shown to a visitor: with whose it is, where that is not clear by itself."""
+    if base.owner == me:
+        return base.name
+    return texts.owned.format(name=base.name, owner=base.owner or texts.everybody)
 
 
 def follow(status: ModelStatus, texts: Texts) -> Any:

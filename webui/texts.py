@@ -83,6 +83,8 @@ class Texts:
     langchain_tab = Both("LangChain", "LangChain")
     base_label = Both("Knowledge base", "知识库")
     base_info = Both("Questions are answered from this one", "回答以此知识库为依据")
+    owned = Both("{name} · {owner}", "{name} · {owner}")
+    everybody = Both("shared", "共享")
     new_base = Both("New knowledge base", "新建知识库")
     new_base_placeholder = Both("A name, e.g. Handbook", "名称，例如：员工手册")
     create = Both("Create", "新建")
