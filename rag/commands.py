@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from backends.errors import InvalidRequest
+from rag.owners import key_of, name_of
 
 if TYPE_CHECKING:
     from rag.store import Store
@@ -35,25 +36,27 @@ Work = Callable[[Namespace, Documents], str]
 
 
 def export_command(parser: ArgumentParser) -> Work:
-    """`export NAME FILE`: a knowledge base as one archive."""
+    """`export NAME FILE [--owner USER]`: a knowledge base as one archive."""
     parser.add_argument("name")
     parser.add_argument("file", type=Path)
+    _add_owner(parser)
 
     def work(given: Namespace, at: Documents) -> str:
         from rag.stores import open_store
         from rag.transfer import export_base
 
         with closing(open_store(at.data_dir, at.database_url)) as store:
-            done = export_base(store, at.data_dir, given.name, given.file.absolute())
+            done = export_base(store, at.data_dir, _key(given, given.name), given.file.absolute())
         return f"Exported “{done.name}”: {done.files} files, {done.passages} passages, to {given.file}"
 
     return work
 
 
 def import_command(parser: ArgumentParser) -> Work:
-    """`import FILE [--name NAME]`: what `export` has written, into this store."""
+    """`import FILE [--name NAME] [--owner USER]`: what `export` has written, into this store."""
     parser.add_argument("file", type=Path)
     parser.add_argument("--name", default="")
+    _add_owner(parser)
 
     def work(given: Namespace, at: Documents) -> str:
         from rag.model_name import BUNDLED
@@ -61,7 +64,8 @@ def import_command(parser: ArgumentParser) -> Work:
         from rag.transfer import import_base
 
         with closing(open_store(at.data_dir, at.database_url)) as store:
-            done = import_base(store, at.data_dir, given.file.absolute(), given.name, at.embedding_model or BUNDLED)
+            model, owner = at.embedding_model or BUNDLED, given.owner.strip().casefold()
+            done = import_base(store, at.data_dir, given.file.absolute(), given.name, model, owner)
         later = f"; {done.waiting} files are read by the next start" if done.waiting else ""
         return f"Imported “{done.name}”: {done.files} files, {done.passages} passages{later}"
 
@@ -69,9 +73,10 @@ def import_command(parser: ArgumentParser) -> Work:
 
 
 def evaluate_command(parser: ArgumentParser) -> Work:
-    """`evaluate QUESTIONS [--knowledge-base NAME] [--plot [FILE]]`: how well its answers are found."""
+    """`evaluate QUESTIONS [--knowledge-base NAME] [--owner USER] [--plot [FILE]]`: how well its answers are found."""
     parser.add_argument("questions", type=Path)
     parser.add_argument("--knowledge-base", default="", metavar="NAME")
+    _add_owner(parser)
     parser.add_argument("--plot", type=Path, nargs="?", const=_BESIDE, metavar="FILE")
 
     def work(given: Namespace, at: Documents) -> str:
@@ -86,7 +91,9 @@ def evaluate_command(parser: ArgumentParser) -> Work:
 
         questions = read_questions(given.questions)
         with closing(open_store(at.data_dir, at.database_url)) as store:
-            base = _to_be_asked(store, given.knowledge_base)  # before the model is loaded
+            base = _to_be_asked(
+                store, _key(given, given.knowledge_base) if given.knowledge_base else ""
+            )  # before the model is loaded
             made_with = store.embedding_model()
             if at.embedding_model and made_with not in (None, model_name(at.embedding_model)):
                 raise InvalidRequest(
@@ -102,7 +109,7 @@ def evaluate_command(parser: ArgumentParser) -> Work:
                 result = evaluate(lambda text, k: retriever.search(base, text, k), questions)
         if reranker and reranker.trouble:
             raise InvalidRequest(reranker.trouble)
-        report = f"“{base}”: {result.report()}"
+        report = f"“{name_of(base)}”: {result.report()}"
         if given.plot:
             picture = given.questions.with_suffix(".png") if given.plot == _BESIDE else given.plot
             recalls = [result.recall(depth) for depth in range(1, DEPTH + 1)]
@@ -113,16 +120,24 @@ def evaluate_command(parser: ArgumentParser) -> Work:
     return work
 
 
-def _to_be_asked(store: Store, name: str) -> str:
-    """The knowledge base of this name, or the only one there is. Raises InvalidRequest when nothing can be found in
+def _add_owner(parser: ArgumentParser) -> None:
+    parser.add_argument("--owner", default="", metavar="USER")
+
+
+def _key(given: Namespace, name: str) -> str:
+    return key_of(given.owner.strip().casefold(), name)
+
+
+def _to_be_asked(store: Store, key: str) -> str:
+    """The knowledge base of this key, or the only one there is. Raises InvalidRequest when nothing can be found in
     it."""
     bases = store.bases()
-    if not name and len(bases) != 1:
+    if not key and len(bases) != 1:
         names = ", ".join(f"“{base.name}”" for base in bases) or "there is none yet"
         raise InvalidRequest(f"Say with --knowledge-base which one is asked: {names}.")
-    base = name or bases[0].name
+    base = key or key_of(bases[0].owner, bases[0].name)
     if not any(record.state == "searchable" for record in store.files(base)):
-        raise InvalidRequest(f"“{base}” has no searchable document; upload some first.")
+        raise InvalidRequest(f"“{name_of(base)}” has no searchable document; upload some first.")
     return base
 
 

@@ -16,6 +16,7 @@ from backends.errors import Conflict, InvalidRequest
 from rag.archive import Archive, ArchivedFile, ArchivedPassage, ArchiveWriter
 from rag.model_name import model_name
 from rag.names import base_name
+from rag.owners import base_key, key_of, name_of
 from rag.sql_store import SqlStore
 from rag.store import NewFile
 
@@ -30,12 +31,14 @@ class Transferred:
     waiting: int
 
 
-def export_base(store: SqlStore, data_dir: Path, name: str, target: Path) -> Transferred:
-    """Raises NotFound for an unknown base, Conflict when `target` is there already."""
-    name, passages, waiting = base_name(name), 0, 0
+def export_base(store: SqlStore, data_dir: Path, key: str, target: Path) -> Transferred:
+    """An archive does not tell whose the base was. Raises NotFound for an unknown base, Conflict when `target` is there
+    already."""
+    key, passages, waiting = base_key(key), 0, 0
+    name = name_of(key)
     if target.exists():
         raise Conflict(f"{target} is there already; choose another file, or move it away.")
-    records = store.files(name)
+    records = store.files(key)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         unfinished = Path(folder) / "archive"
@@ -67,10 +70,12 @@ def export_base(store: SqlStore, data_dir: Path, name: str, target: Path) -> Tra
     return Transferred(name, len(records), passages, waiting)
 
 
-def import_base(store: SqlStore, data_dir: Path, source: Path, name: str = "", model: str = "") -> Transferred:
-    """`model` is what the embedding model of a store that has none yet is loaded from. Vectors of another model than
-    the store's are left out: these files are read again by the next start. Raises InvalidRequest for an archive that
-    is damaged or hostile, Conflict when there is a base of this name."""
+def import_base(
+    store: SqlStore, data_dir: Path, source: Path, name: str = "", model: str = "", owner: str = ""
+) -> Transferred:
+    """`owner` "" makes it one that all share. `model` is what the embedding model of a store that has none yet is
+    loaded from. Vectors of another model than the store's are left out: these files are read again by the next start.
+    Raises InvalidRequest for an archive that is damaged or hostile, Conflict when there is a base of this name."""
     if not source.is_file():
         raise InvalidRequest(f"There is no file {source}; name an archive that `export` has written.")
     files = data_dir / "files"
@@ -99,7 +104,7 @@ def import_base(store: SqlStore, data_dir: Path, source: Path, name: str = "", m
                     zip(ids, archive.files, archive.passages(), strict=True)
                 )
             )  # fmt: skip
-            store.add_whole_base(name, whole)
+            store.add_whole_base(key_of(owner, name), whole)
         except BaseException:
             for path in kept:
                 path.unlink(missing_ok=True)

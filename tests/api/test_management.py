@@ -30,7 +30,8 @@ def error_of(reply: Any) -> tuple[int, str, str]:
 def base(server: RunningServer) -> str:
     """The path of a new knowledge base with a Chinese name."""
     name = f"手册 {uuid.uuid4().hex}"
-    assert server.post("/api/knowledge-bases", json={"name": name}).json() == {"name": name, "files": 0, "passages": 0}
+    made = server.post("/api/knowledge-bases", json={"name": name}).json()
+    assert made == {"name": name, "files": 0, "passages": 0, "owner": ""}
     return f"/api/knowledge-bases/{name}"
 
 

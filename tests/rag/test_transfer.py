@@ -7,6 +7,7 @@ import io
 import json
 import zipfile
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import pytest
 import app
 from backends.errors import Conflict, InvalidRequest
 from rag.knowledge import KnowledgeService
+from rag.owners import key_of
 from rag.sqlite_store import SqliteStore
 from rag.stores import open_store
 from rag.transfer import export_base, import_base
@@ -84,6 +86,18 @@ async def test_from_the_embedded_store_to_the_shared_one_and_back_with_the_same_
         store.close()
         assert not list(to_dir.glob("import-*"))
         assert await answers(to_dir, to_url) == before
+
+
+async def test_what_is_a_users_goes_to_whoever_it_is_given_to(tmp_path: Path) -> None:
+    await make(tmp_path / "a")
+    with closing(open_store(tmp_path / "a", "")) as store:
+        export_base(store, tmp_path / "a", "kb", tmp_path / "kb.zip")
+        assert import_base(store, tmp_path / "a", tmp_path / "kb.zip", owner="bob").name == "kb"
+        export_base(store, tmp_path / "a", key_of("bob", "kb"), tmp_path / "of bob.zip")
+        import_base(store, tmp_path / "a", tmp_path / "of bob.zip", owner="eve")
+        assert [(base.owner, base.name, base.files) for base in store.bases()] == [
+            ("", "kb", 3), ("bob", "kb", 3), ("eve", "kb", 3),
+        ]  # fmt: skip
 
 
 async def test_vectors_of_another_model_are_left_out_and_the_files_read_again(tmp_path: Path) -> None:
