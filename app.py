@@ -173,7 +173,8 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     incoming.mkdir(mode=0o700)
     api = ApiSettings(VERSION, incoming, settings.token)
     app = create_app(accounts, models, knowledge, chat, api, opened, metrics, lifespan)
-    mount_page(app, models, knowledge, chat, PageSettings(settings.data_dir))
+    page = PageSettings(settings.data_dir, token_needed=bool(settings.token))
+    mount_page(app, models, knowledge, chat, accounts, page)
     server = Server(app, listening, lambda: models.status.in_flight + models.status.waiting, draining)
     uvloop.run(server.serve([listener]))
     if trouble:

@@ -38,9 +38,13 @@ WITH_TOKEN = """<form method="post" action="/login"><label for="token">Token · 
 <input id="token" name="token" type="password" autocomplete="off" required>
 <button>Log in · 登录</button></form>"""  # noqa: S105  the form to type it into
 
+WAY_OUT = """<form method="post" action="/logout"><button autofocus>Log out · 退出登录</button></form>"""
+# Under "no-referrer" a browser posts a form with the Origin "null", which is refused like any foreign one.
+HEADERS = {"Referrer-Policy": "same-origin", "Cache-Control": "no-store"}
+
 
 def router(token: Token, accounts: Accounts, attempts: Attempts) -> APIRouter:
-    """The routes `GET /login`, `POST /login` and `POST /logout`."""
+    """The routes `/login` and `/logout`: GET shows a form, POST is the form sent."""
     routes = APIRouter(include_in_schema=False)
 
     async def form(problem: str = "", status: int = 200, wait: int = 0) -> Response:
@@ -51,11 +55,8 @@ def router(token: Token, accounts: Accounts, attempts: Attempts) -> APIRouter:
             other = f"<details><summary>Token · 访问令牌</summary>{by_token}</details>" if by_token else ""
             forms = WITH_NAME + other
         shown = f'<p role="alert">{html.escape(problem)}</p>' if problem else ""
-        # Under "no-referrer" a browser posts a form with the Origin "null", which is refused like any foreign one.
-        headers = {"Referrer-Policy": "same-origin", "Cache-Control": "no-store"}
-        if wait:
-            headers["Retry-After"] = str(wait)
-        return HTMLResponse(FORM.format(problem=shown, forms=forms), status, headers)
+        headers = {"Retry-After": str(wait)} if wait else {}
+        return HTMLResponse(FORM.format(problem=shown, forms=forms), status, HEADERS | headers)
 
     async def entered(given: dict[str, list[str]]) -> Visitor | None:
         if "name" in given:
@@ -97,6 +98,13 @@ def router(token: Token, accounts: Accounts, attempts: Attempts) -> APIRouter:
             secure=request.url.scheme == "https",
         )
         return response
+
+    @routes.get("/logout")
+    async def ask(request: Request) -> Response:
+        # A GET ends nothing: a picture in an answer may have this address.
+        if not request.cookies.get(COOKIE):
+            return RedirectResponse("/", 303)
+        return HTMLResponse(FORM.format(problem="", forms=WAY_OUT), headers=HEADERS)
 
     @routes.post("/logout")
     async def logout(request: Request) -> Response:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from webui import chat_tab, langchain_tab, model_panel
+from webui.account_panel import build_account_panel
 from webui.chat_tab import build_chat_tab
 from webui.conversations import Conversations
 from webui.dialogue import conversation_key
@@ -18,9 +18,11 @@ from webui.texts import Texts
 from webui.visitor import visitor
 
 if TYPE_CHECKING:
+    from accounts.accounts import Accounts
     from backends.models import ModelManager
     from rag.chain import ChatService
     from rag.knowledge import KnowledgeService
+    from webui.page import PageSettings
 
 DIALOGUES = ("chat", "langchain")
 
@@ -32,7 +34,8 @@ def build_page(
     knowledge: KnowledgeService,
     chat: ChatService,
     conversations: Conversations,
-    upload_folder: Path,
+    accounts: Accounts,
+    settings: PageSettings,
 ) -> None:
     """Put the page in this language into the Blocks that are open now."""
     gr.Navbar(visible=False)
@@ -45,11 +48,14 @@ def build_page(
         with gr.Column(scale=0, min_width=300, elem_id="panel"):
             panel = build_model_panel(texts, models)
             parameters = build_sampling(texts)
+            build_account_panel(texts, demo, accounts, settings.token_needed)
         with gr.Column(scale=1, min_width=320, elem_id="stage"), gr.Tabs(elem_id="tabs"):
             with gr.Tab(texts.chat_tab, id="chat", elem_id="chat-tab"):
                 chatting = build_chat_tab(texts, chat, conversations, parameters)
             with gr.Tab(texts.langchain_tab, id="langchain", elem_id="langchain-tab"):
-                documents = build_langchain_tab(texts, demo, knowledge, chat, conversations, parameters, upload_folder)
+                documents = build_langchain_tab(
+                    texts, demo, knowledge, chat, conversations, parameters, settings.upload_folder
+                )
     shown = gr.State("")
 
     async def refresh(seen: str, request: gr.Request) -> tuple[Any, ...]:

@@ -26,6 +26,16 @@ def _label(value: object) -> str:
     return escape(" ".join(str(value).split()))
 
 
+def rows(pairs: Iterable[tuple[str, str]], none: str) -> str:
+    """One row for each name and what there is to say of it; `none` where there are no rows."""
+    made = "".join(
+        f'<div class="q-file q-row"><span class="q-file-name">{_label(name)}</span>'
+        f'<span class="q-quiet">{escape(about)}</span></div>'
+        for name, about in pairs
+    )
+    return f'<div class="q-files">{made}</div>' if made else f'<div class="q-quiet">{escape(none)}</div>'
+
+
 def bar(fraction: float | None) -> str:
     """A progress bar; None is a bar that only shows that something happens."""
     if fraction is None:

@@ -17,6 +17,7 @@ from webui.texts import CHINESE, ENGLISH
 from webui.uploads import GuardedBlocks
 
 if TYPE_CHECKING:
+    from accounts.accounts import Accounts
     from backends.models import ModelManager
     from rag.chain import ChatService
     from rag.knowledge import KnowledgeService
@@ -32,10 +33,15 @@ SESSIONS = 500
 
 
 def mount(
-    app: FastAPI, models: ModelManager, knowledge: KnowledgeService, chat: ChatService, settings: PageSettings
+    app: FastAPI,
+    models: ModelManager,
+    knowledge: KnowledgeService,
+    chat: ChatService,
+    accounts: Accounts,
+    settings: PageSettings,
 ) -> None:
     """Build both pages and mount them at `/`; called by `webui.page.mount_page`, which prepares the environment."""
-    demo = build(models, knowledge, chat, settings)
+    demo = build(models, knowledge, chat, accounts, settings)
     folder = settings.upload_folder
     blocked = blocked_folders([*SYSTEM_FOLDERS, Path.home(), Path.cwd(), settings.data_dir], folder)
     with warnings.catch_warnings():
@@ -54,16 +60,16 @@ def mount(
 
 
 def build(
-    models: ModelManager, knowledge: KnowledgeService, chat: ChatService, settings: PageSettings
+    models: ModelManager, knowledge: KnowledgeService, chat: ChatService, accounts: Accounts, settings: PageSettings
 ) -> GuardedBlocks:
     """The Blocks with both pages, locked and with its queue, ready to mount."""
     conversations = Conversations()
     demo: GuardedBlocks
     with GuardedBlocks(title=ENGLISH.title, analytics_enabled=False, fill_height=True, fill_width=True,
                        delete_cache=(600, 3600)) as demo:  # fmt: skip
-        build_page(demo, ENGLISH, models, knowledge, chat, conversations, settings.upload_folder)
+        build_page(demo, ENGLISH, models, knowledge, chat, conversations, accounts, settings)
     with demo.route(CHINESE.title, "/zh", show_in_navbar=False):
-        build_page(demo, CHINESE, models, knowledge, chat, conversations, settings.upload_folder)
+        build_page(demo, CHINESE, models, knowledge, chat, conversations, accounts, settings)
     demo.upload_folder = settings.upload_folder
     # Only launch() would set this; without it Gradio takes any path of the host for an uploaded file.
     demo.has_launched = True

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 
 if TYPE_CHECKING:
+    from accounts.accounts import Accounts
     from backends.models import ModelManager
     from rag.chain import ChatService
     from rag.knowledge import KnowledgeService
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class PageSettings:
-    """`data_dir` holds the page's upload folder; `max_file_size` is per uploaded file, in bytes."""
+    """`data_dir` holds the page's upload folder; `max_file_size` is per uploaded file, in bytes. `token_needed`: also
+    without accounts one has to log in, with the operator's token."""
 
     data_dir: Path
     max_file_size: int = 200 * 1024 * 1024
+    token_needed: bool = False
 
     @property
     def upload_folder(self) -> Path:
@@ -30,7 +33,12 @@ class PageSettings:
 
 
 def mount_page(
-    app: FastAPI, models: ModelManager, knowledge: KnowledgeService, chat: ChatService, settings: PageSettings
+    app: FastAPI,
+    models: ModelManager,
+    knowledge: KnowledgeService,
+    chat: ChatService,
+    accounts: Accounts,
+    settings: PageSettings,
 ) -> None:
     """Serve the page at `/` of this app, English and Chinese. Mount it last: it answers every path that is left.
 
@@ -46,4 +54,4 @@ def mount_page(
     )  # fmt: skip
     from webui.mount import mount
 
-    mount(app, models, knowledge, chat, settings)
+    mount(app, models, knowledge, chat, accounts, settings)

@@ -31,6 +31,34 @@ class Texts:
     other_language = Both("中文", "English")
     other_page = Both("./zh", "./?lang=en")
 
+    # Accounts
+    account = Both("Account", "账户")
+    operator = Both("Operator, by token", "管理者（凭令牌）")
+    log_out = Both("Log out", "退出登录")
+    new_token = Both("New API token", "新建 API 令牌")
+    new_token_placeholder = Both("What it is for", "用途")
+    make = Both("Make", "生成")
+    token_once = Both("Copy it now: it is not shown again", "请立即复制，之后不再显示")
+    a_token = Both("My tokens", "我的令牌")
+    revoke = Both("Revoke", "吊销")
+    no_tokens = Both("No API tokens yet", "还没有 API 令牌")
+    used = Both("used {when} UTC", "上次使用 {when} UTC")
+    never_used = Both("never used", "从未使用")
+    users = Both("Users", "用户")
+    no_users = Both("No accounts yet", "还没有账户")
+    user_name = Both("Name of an account, new or old", "账户名（新建或已有）")
+    user_role = Both("Role", "角色")
+    password = Both("Password", "密码")
+    add_user = Both("Add", "添加")
+    set_role = Both("Set role", "更改角色")
+    set_password = Both("Set password", "重设密码")
+    remove_user = Both("Remove", "删除")
+    keep_user = Both("Keep", "保留")
+    remove_user_sure = Both(
+        "Remove “{name}” with all tokens and sessions? The knowledge bases stay, for admins.",
+        "删除“{name}”及其全部令牌和会话？其知识库将保留给管理员。",
+    )
+
     # Both conversations
     question_label = Both("Message", "消息")
     send = Both("Send", "发送")
@@ -224,7 +252,11 @@ class Texts:
         """The stage of a load as a word of the page; unknown stages are shown as they are."""
         return _STAGES.get(stage, stage) if self.language == "zh" else stage.replace("_", " ").capitalize()
 
+    def role(self, role: str) -> str:
+        return _ROLES.get(role, role) if self.language == "zh" else role
 
+
+_ROLES = {"admin": "管理员", "user": "用户"}
 _REASONS = {
     "encrypted": "文件有密码保护，请去除密码后重新上传。",
     "damaged": "文件已损坏，请重新导出后再上传。",

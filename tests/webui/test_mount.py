@@ -10,6 +10,7 @@ import pytest
 from fastapi import FastAPI
 from starlette.routing import Mount
 
+from accounts.accounts import Accounts
 from backends.models import EngineSettings, ModelManager
 from rag.chain import ChatService
 from rag.knowledge import KnowledgeService
@@ -28,7 +29,7 @@ async def demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> GuardedBlocks
     models = ModelManager(EngineSettings(data_dir=tmp_path))
     knowledge = KnowledgeService(tmp_path)
     app = FastAPI()
-    mount(app, models, knowledge, ChatService(models, knowledge, lambda: None), settings)
+    mount(app, models, knowledge, ChatService(models, knowledge, lambda: None), Accounts(tmp_path), settings)
     mounted = app.routes[-1]
     assert isinstance(mounted, Mount)
     assert isinstance(mounted.app, PageDoor)
