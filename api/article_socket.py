@@ -41,7 +41,7 @@ def router(models: ModelManager, knowledge: KnowledgeService, chat: ChatService)
     async def talk(socket: WebSocket) -> None:
         """Messages are answered one after the other, in their order; a client that is gone stops the generation."""
         await socket.accept()
-        await Talk(socket, models, seen_by(visitor(socket), knowledge), chat).run()
+        await Talk(socket, models, seen_by(await visitor(socket), knowledge), chat).run()
 
     return routes
 

@@ -15,14 +15,17 @@ if TYPE_CHECKING:
     from rag.knowledge import KnowledgeService
 
 
-def visitor(connection: HTTPConnection) -> Visitor:
+# Each is a coroutine function: FastAPI gives others a thread for every request.
+
+
+async def visitor(connection: HTTPConnection) -> Visitor:
     return visitor_of(connection.scope)
 
 
 Who = Annotated[Visitor, Depends(visitor)]
 
 
-def _admin(who: Who) -> None:
+async def _admin(who: Who) -> None:
     require_admin(who)
 
 
@@ -34,7 +37,7 @@ def seen_by(who: Visitor, knowledge: KnowledgeService) -> KnowledgeOf:
     return KnowledgeOf(knowledge, who.name, who.admin)
 
 
-def _owner(
+async def _owner(
     owner: Annotated[str | None, Query(description="Whose it is, for admins; empty for one that all share")] = None,
 ) -> str | None:
     return user_name(owner) if owner else owner

@@ -93,6 +93,9 @@ class KnowledgeService:
     async def list(self) -> Bases:
         return await asyncio.to_thread(self._open_parts.store.bases)
 
+    async def has(self, name: str) -> bool:
+        return await asyncio.to_thread(self._open_parts.store.has_base, base_key(name))
+
     async def create(self, name: str) -> KnowledgeBase:
         """Raises Conflict when the name is taken, InvalidRequest when it cannot be a name."""
         return await asyncio.to_thread(self._open_parts.store.create_base, base_key(name))

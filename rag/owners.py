@@ -53,24 +53,23 @@ class KnowledgeOf:
 
     async def list(self) -> Bases:
         """Those of the asker, those that all share, and for an admin everybody's."""
-        return [base for base in await self._knowledge.list() if self._admin or base.owner in ("", self._asker)]
+        return [base for base in await self._knowledge.list() if self._sees(base.owner)]
 
     async def key(self, name: str, owner: str | None = None, change: bool = False) -> str:
         """The key of the base called `name`: of `owner`, or where none is named the asker's own before the shared one.
         Raises NotFound for one that is not there or is somebody else's, and Forbidden when it is to be changed and
         only admins may."""
-        owners = [self._asker, ""] if owner is None else [owner]
+        owners = dict.fromkeys((self._asker, "")) if owner is None else [owner]
         wanted = [key_of(one, name) for one in owners]
-        seen = {key_of(base.owner, base.name) for base in await self.list()}
-        found = next((key for key in wanted if key in seen), "")
-        if not found:
-            called = name_of(wanted[-1])
-            raise NotFound(
-                f"There is no knowledge base named “{called}”; create it first, or choose one from the list."
-            )
-        if change and not self._may_change(owner_of(found)):
-            raise Forbidden(f"“{name_of(found)}” is shared by all, and only admins change it: make one of your own.")
-        return found
+        for key in wanted:
+            if self._sees(owner_of(key)) and await self._knowledge.has(key):
+                if change and not self._may_change(owner_of(key)):
+                    raise Forbidden(
+                        f"“{name_of(key)}” is shared by all, and only admins change it: make one of your own."
+                    )
+                return key
+        called = name_of(wanted[-1])
+        raise NotFound(f"There is no knowledge base named “{called}”; create it first, or choose one from the list.")
 
     async def checked(self, key: str, change: bool = False) -> str:
         """A key that was given out and came back, if the asker may still see (or change) what it names."""
@@ -82,6 +81,9 @@ class KnowledgeOf:
         if not self._may_change(whose):
             raise Forbidden("Only admins make knowledge bases for others: leave out the owner.")
         return await self._knowledge.create(key_of(whose, name))
+
+    def _sees(self, owner: str) -> bool:
+        return self._admin or owner in ("", self._asker)
 
     def _may_change(self, owner: str) -> bool:
         return self._admin or (bool(owner) and owner == self._asker)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -146,9 +145,10 @@ def _bm25(rarity: Mapping[str, float], passages: Sequence[Sequence[str]]) -> lis
     mean = max(1.0, sum(map(len, passages)) / len(passages))
     scores = []
     for passage in passages:
-        counts = Counter(word for word in passage if word in rarity)
         long = _K1 * (1 - _B + _B * len(passage) / mean)
-        scores.append(sum(rarity[word] * n * (_K1 + 1) / (n + long) for word, n in counts.items()) / weight)
+        there = set(passage)
+        counts = ((rare, passage.count(word)) for word, rare in rarity.items() if word in there)
+        scores.append(sum(rare * n * (_K1 + 1) / (n + long) for rare, n in counts) / weight)
     return scores
 
 

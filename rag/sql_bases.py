@@ -31,6 +31,10 @@ class SqlBases(SqlPart):
         with self._db.read() as db:
             return [_base(*row) for row in db.execute(query)]
 
+    def has_base(self, name: str) -> bool:
+        with self._db.read() as db:
+            return db.scalar(select(knowledge_bases.c.id).where(knowledge_bases.c.name == name)) is not None
+
     def create_base(self, name: str) -> KnowledgeBase:
         with self._new_base(name):
             return _base(name, 0, 0)
