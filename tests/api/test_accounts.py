@@ -16,6 +16,8 @@ import websocket
 from tests.api.people import PASSWORD, House, log_in, running_house
 from tests.running_server import ROOT, RunningServer, clean_environment, running_server
 
+pytestmark = pytest.mark.xdist_group("accounts")  # one server for all of them
+
 
 @pytest.fixture(scope="module")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:

@@ -16,6 +16,8 @@ SECRET = "The safe behind the clock opens with 4711."
 SHARED = "The harbour opens at six."
 QUESTION = "When does the harbour or the safe open?"
 
+pytestmark = pytest.mark.xdist_group("owners")  # one server for all of them
+
 
 @pytest.fixture(scope="module")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:

@@ -12,6 +12,8 @@ from tests.api.people import PASSWORD, House, log_in, running_house
 from tests.browser import Visit
 from tests.running_server import RunningServer
 
+pytestmark = pytest.mark.xdist_group("account-panel")  # one server for all of them
+
 
 @pytest.fixture(scope="module")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:

@@ -15,6 +15,8 @@ from webui.page_sessions import PageSessions
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 ADMINS_ONLY = "Only admins may do this"
 
+pytestmark = pytest.mark.xdist_group("page-sessions")  # one server for all of them
+
 
 @pytest.fixture(scope="module")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
