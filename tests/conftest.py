@@ -12,6 +12,7 @@ import pytest
 from tests.running_server import RunningServer, StartServer, running_server
 
 if TYPE_CHECKING:
+    from tests.api.people import House
     from tests.postgres import Postgres
 
 
@@ -39,6 +40,22 @@ def server(_session_server: RunningServer, request: pytest.FixtureRequest) -> Ru
     """A server without a model, shared by all tests of this process: leave no knowledge base of a common name in it."""
     request.node.servers = [_session_server]
     return _session_server
+
+
+@pytest.fixture(scope="module")
+def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    from tests.api.people import running_house
+
+    with running_house(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+@pytest.fixture
+def house(_house: House, request: pytest.FixtureRequest) -> House:
+    """A server on loopback, without a token, with the accounts of ann (admin), bob and eve (users), shared by the tests
+    of one file: what one does to an account, the next one finds."""
+    request.node.servers = [_house.server]
+    return _house
 
 
 @pytest.fixture(scope="session")

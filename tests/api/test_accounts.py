@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,23 +12,10 @@ import httpx
 import pytest
 import websocket
 
-from tests.api.people import PASSWORD, House, log_in, running_house
+from tests.api.people import PASSWORD, House, log_in
 from tests.running_server import ROOT, RunningServer, clean_environment, running_server
 
 pytestmark = pytest.mark.xdist_group("accounts")  # one server for all of them
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running_house(tmp_path_factory.mktemp("house")) as house:
-        yield house
-
-
-@pytest.fixture
-def house(_house: House, request: pytest.FixtureRequest) -> House:
-    """A server on loopback, without a token, with the accounts of ann (admin), bob and eve (users)."""
-    request.node.servers = [_house.server]
-    return _house
 
 
 def test_with_accounts_loopback_asks_too(house: House) -> None:

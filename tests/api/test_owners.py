@@ -21,19 +21,13 @@ pytestmark = pytest.mark.xdist_group("owners")  # one server for all of them
 
 @pytest.fixture(scope="module")
 def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    """bob has the base "diary" with one file; all share "handbook", with one file, which ann made."""
     with running_house(tmp_path_factory.mktemp("owners")) as house:
         assert house.call("bob", "POST", "/api/knowledge-bases", json={"name": "diary"}).json()["owner"] == "bob"
         assert house.call("ann", "POST", "/api/knowledge-bases", json={"name": "handbook"}).json()["owner"] == ""
         add(house, "bob", "diary", SECRET)
         add(house, "ann", "handbook", SHARED)
         yield house
-
-
-@pytest.fixture
-def house(_house: House, request: pytest.FixtureRequest) -> House:
-    """bob has the base "diary" with one file; all share "handbook", with one file, which ann made."""
-    request.node.servers = [_house.server]
-    return _house
 
 
 def add(house: House, name: str, base: str, text: str, **params: str) -> dict[str, Any]:

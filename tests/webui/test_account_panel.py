@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 
 import pytest
 from playwright.sync_api import Page, expect
 
-from tests.api.people import PASSWORD, House, log_in, running_house
+from tests.api.people import PASSWORD, House, log_in
 from tests.browser import Visit
 from tests.running_server import RunningServer
 
 pytestmark = pytest.mark.xdist_group("account-panel")  # one server for all of them
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running_house(tmp_path_factory.mktemp("people")) as house:
-        yield house
-
-
-@pytest.fixture
-def house(_house: House, request: pytest.FixtureRequest) -> House:
-    """A server with the accounts of ann (admin), bob and eve (users)."""
-    request.node.servers = [_house.server]
-    return _house
 
 
 def page_of(house: House, visit: Visit, name: str, locale: str = "en-US") -> Page:

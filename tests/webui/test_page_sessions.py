@@ -3,31 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.api.people import House, running_house
+from tests.api.people import House
 from webui.page_sessions import PageSessions
 
 JOIN, DATA = "/gradio_api/queue/join", "/gradio_api/queue/data"
 ADMINS_ONLY = "Only admins may do this"
 
 pytestmark = pytest.mark.xdist_group("page-sessions")  # one server for all of them
-
-
-@pytest.fixture(scope="module")
-def _house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    with running_house(tmp_path_factory.mktemp("pages")) as house:
-        yield house
-
-
-@pytest.fixture
-def house(_house: House, request: pytest.FixtureRequest) -> House:
-    request.node.servers = [_house.server]
-    return _house
 
 
 def page_of(house: House) -> dict[str, Any]:
