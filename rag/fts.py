@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, bindparam, text
 
 _MATCHES = 2_000  # passages that are compared to find the best
 _COMMON = 1_000  # passages that have a word: counting them again for every change would take long
@@ -77,14 +77,12 @@ def search(
 
     Words that very many passages have are not looked for, as long as there are rarer ones: going through all of these
     passages takes long, and what has the common words alone is not among the best."""
-    frequency = {}
-    for word in dict.fromkeys(words):
-        count = known.get(word)
-        if count is None or not count.holds(*at):
-            passages = db.scalar(text(f"SELECT doc FROM ftsv_{base_id:d} WHERE term = :word"), {"word": word}) or 0
-            known[word] = count = Count(passages, *at)
-        if count.passages:
-            frequency[word] = count.passages
+    asked = list(dict.fromkeys(words))
+    if new := [word for word in asked if word not in known or not known[word].holds(*at)]:
+        counted = text(f"SELECT term, doc FROM ftsv_{base_id:d} WHERE term IN :words")
+        rows = db.execute(counted.bindparams(bindparam("words", expanding=True)), {"words": new})
+        known |= dict.fromkeys(new, Count(0, *at)) | {word: Count(passages, *at) for word, passages in rows}
+    frequency = {word: known[word].passages for word in asked if known[word].passages}
     if not frequency:
         return {}, []
     rarest = sorted(frequency, key=lambda word: frequency[word])

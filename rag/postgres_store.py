@@ -30,7 +30,7 @@ from sqlalchemy import (
 
 from backends.errors import NotFound, QuartetError
 from rag.postgres import PostgresDatabase
-from rag.sql_rows import serving_slot
+from rag.sql_rows import Searched, serving_slot
 from rag.sql_store import SqlStore
 from rag.store import TABLES, Vectors, files, knowledge_bases, metadata, vector_slots
 from rag.words import STOP_WORDS
@@ -139,10 +139,10 @@ class PostgresStore(SqlStore):
         db.execute(text("DELETE FROM word_counts WHERE base_id = :base AND passages <= 0"), {"base": base_id})
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
+        self, db: Connection, base: Searched, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
         counted = select(word_counts.c.word, word_counts.c.passages).where(
-            word_counts.c.base_id == base_id, word_counts.c.word.in_(list(dict.fromkeys(words)))
+            word_counts.c.base_id == base.base_id, word_counts.c.word.in_(list(dict.fromkeys(words)))
         )
         frequency = {row.word: row.passages for row in db.execute(counted)}
         telling = [word for word in frequency if word not in STOP_WORDS] or list(frequency)
@@ -168,7 +168,7 @@ class PostgresStore(SqlStore):
                 f"LIMIT {_MOST:d}) AS matching ORDER BY {score} DESC, length(words), id LIMIT :limit"
             ),
             {
-                "any": " | ".join(map(_quoted, needed)), "base": base_id, "limit": limit, **weights,
+                "any": " | ".join(map(_quoted, needed)), "base": base.base_id, "limit": limit, **weights,
                 **{f"q{n}": _quoted(word) for n, word in enumerate(telling)},
             },
         )  # fmt: skip
@@ -176,21 +176,20 @@ class PostgresStore(SqlStore):
 
     # ---- vectors
 
-    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
-        dimension, table = vector.shape[1], vector_slots[slot].name
-        with self._database.write() as db:  # SET LOCAL belongs to a transaction
-            db.execute(text("SET LOCAL hnsw.iterative_scan = 'relaxed_order'"))
-            db.execute(text(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * limit)):d}"))
-            rows = db.execute(
-                text(
-                    f"SELECT {table}.passage_id FROM {table} "
-                    f"JOIN passages ON passages.id = {table}.passage_id JOIN files ON files.id = passages.file_id "
-                    f"WHERE {table}.base_id = {base_id:d} AND files.state = 'searchable' "
-                    f"ORDER BY {_near(table, dimension)} <#> CAST(:vector AS {_kind(dimension)}) LIMIT :limit"
-                ),
-                {"vector": _literal(vector), "limit": limit},
-            )
-            return list(rows.scalars())
+    def _nearest(self, db: Connection, base: Searched, vector: Vectors, limit: int) -> list[int]:
+        dimension, table = vector.shape[1], vector_slots[base.slot].name
+        db.execute(text("SET LOCAL hnsw.iterative_scan = 'relaxed_order'"))
+        db.execute(text(f"SET LOCAL hnsw.ef_search = {min(1000, max(100, 2 * limit)):d}"))
+        rows = db.execute(
+            text(
+                f"SELECT {table}.passage_id FROM {table} "
+                f"JOIN passages ON passages.id = {table}.passage_id JOIN files ON files.id = passages.file_id "
+                f"WHERE {table}.base_id = {base.base_id:d} AND files.state = 'searchable' "
+                f"ORDER BY {_near(table, dimension)} <#> CAST(:vector AS {_kind(dimension)}) LIMIT :limit"
+            ),
+            {"vector": _literal(vector), "limit": limit},
+        )
+        return list(rows.scalars())
 
     def _changed(self, base_id: int, version: int, added: str | None = None, removed: Sequence[int] = ()) -> None:
         if added is None:

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Table, or_, select
 from sqlalchemy import delete as delete_from
 
 from rag import sql_whole
+from rag.sql_rows import Searched
 from rag.store import Vectors, files, passages
 
 
@@ -54,14 +55,18 @@ class SqlPart:
         raise NotImplementedError
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
+        self, db: Connection, base: Searched, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
         """In how many of the `total` passages each word is (not those that are in none), and the `limit` best."""
         raise NotImplementedError
 
-    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
-        """The nearest passages of a base by the vectors in the place `slot`."""
+    def _nearest(self, db: Connection, base: Searched, vector: Vectors, limit: int) -> list[int] | None:
+        """The nearest passages of a base by its vectors; None when `_get_ready` must be called first."""
         raise NotImplementedError
+
+    def _get_ready(self, base: Searched) -> None:
+        """Makes what searches by vector need, which may take long. Raises ModelChanged when those vectors are not in
+        service any more."""
 
     def _prepare(self, slot: int) -> None:
         """The vectors in `slot` are about to come into service: what searches need of them is made."""

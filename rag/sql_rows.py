@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, select
+from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
 
 from backends.errors import NotFound
 from rag.owners import name_of
@@ -45,10 +46,44 @@ def base_id_of(db: Connection, name: str, lock: bool = False) -> int:
     query = select(knowledge_bases.c.id).where(knowledge_bases.c.name == name)
     base_id: int | None = db.scalar(query.with_for_update() if lock else query)
     if base_id is None:
-        raise NotFound(
-            f"There is no knowledge base named “{name_of(name)}”; create it first, or choose one from the list."
-        )
+        raise _unknown(name)
     return base_id
+
+
+def _unknown(name: str) -> NotFound:
+    return NotFound(
+        f"There is no knowledge base named “{name_of(name)}”; create it first, or choose one from the list."
+    )
+
+
+@dataclass(frozen=True)
+class Searched:
+    """What a search looks at, of one moment: `version` of a base, and the vectors in the place `slot`, which are of
+    `model` ("" before there is one)."""
+
+    base_id: int
+    version: int
+    slot: int
+    model: str
+
+
+_SEARCHED = (
+    select(
+        knowledge_bases.c.id,
+        knowledge_bases.c.version,
+        func.coalesce(embedding_models.c.slot, 0),
+        func.coalesce(embedding_models.c.name, ""),
+    )
+    .join_from(knowledge_bases, embedding_models, embedding_models.c.state == "serving", isouter=True)
+    .where(knowledge_bases.c.name == bindparam("name"))
+)
+
+
+def searched(db: Connection, name: str) -> Searched:
+    row = db.execute(_SEARCHED, {"name": name}).one_or_none()
+    if row is None:
+        raise _unknown(name)
+    return Searched(*row)
 
 
 def file_row(db: Connection, base_id: int, file_id: str) -> Row[Any]:

@@ -18,7 +18,7 @@ from sqlalchemy import Connection, func, select, update
 from rag import fts
 from rag.errors import ModelChanged
 from rag.index import VectorIndex
-from rag.sql_rows import serving_slot
+from rag.sql_rows import Searched, serving_slot
 from rag.sql_store import SqlStore
 from rag.sqlite import Database
 from rag.store import TABLES, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
@@ -81,24 +81,26 @@ class SqliteStore(SqlStore):
         fts.remove(db, base_id, file_id)
 
     def _by_words(
-        self, db: Connection, base_id: int, words: Sequence[str], limit: int, total: int
+        self, db: Connection, base: Searched, words: Sequence[str], limit: int, total: int
     ) -> tuple[dict[str, int], list[int]]:
-        version = _version(db, base_id)
-        known = self._counts.setdefault(base_id, {})
+        known = self._counts.setdefault(base.base_id, {})
         if len(known) > _COUNTS:
             known.clear()
-        return fts.search(db, base_id, words, limit, (version, total), known)
+        return fts.search(db, base.base_id, words, limit, (base.version, total), known)
 
     def _forget(self) -> None:
         self._file.forget()
 
     # ---- vectors
 
-    def _nearest(self, base_id: int, slot: int, vector: Vectors, limit: int) -> list[int]:
-        return self._index(base_id, slot).nearest(vector, limit)
+    def _nearest(self, db: Connection, base: Searched, vector: Vectors, limit: int) -> list[int] | None:
+        index = self._indexes.get((base.base_id, base.slot))
+        # One of a later commit will do: what it lacks is gone, and what it has too much is not there yet.
+        return None if index is None or index.version < base.version else index.nearest(vector, limit)
 
-    def _index(self, base_id: int, slot: int) -> VectorIndex:
-        """The index of the newest commit; made anew when there is none or it does not come to that commit."""
+    def _get_ready(self, base: Searched) -> None:
+        """Brings the index to the newest commit; makes it anew when there is none or it does not come to that one."""
+        base_id, slot = base.base_id, base.slot
         until = time.monotonic() + _PATIENCE
         with self._indexing:
             while True:
@@ -108,13 +110,14 @@ class SqliteStore(SqlStore):
                     version = _version(db, base_id)
                     index = self._indexes.get((base_id, slot))
                     if index is not None and index.version == version:
-                        return index
+                        return
                     if index is None or index.version > version or time.monotonic() >= until:
-                        return self._made_index(db, base_id, slot, version)
+                        self._make_index(db, base_id, slot, version)
+                        return
                 # Between a commit and _changed, which follows at once: to make a large one anew would take a minute.
                 self._indexing.wait(until - time.monotonic())
 
-    def _made_index(self, db: Connection, base_id: int, slot: int, version: int) -> VectorIndex:
+    def _make_index(self, db: Connection, base_id: int, slot: int, version: int) -> None:
         """From its copy on the disk, or else from the vectors."""
         index = VectorIndex.load(self._index_file(base_id), version)
         if index is None:
@@ -122,7 +125,6 @@ class SqliteStore(SqlStore):
             index = _build_index(db, base_id, slot, version)
             self._save(base_id, index)
         self._indexes[base_id, slot] = index
-        return index
 
     def _prepare(self, slot: int) -> None:
         with self._db.read() as db:

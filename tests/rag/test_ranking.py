@@ -13,10 +13,10 @@ ENGLISH = frozenset({"latin"})
 
 def candidates(*texts: str, cosines: Sequence[float] | None = None) -> Candidates:
     passages = [
-        Candidate(n, text, tuple(words(text)), cosines[n] if cosines else None, "a.txt", "id", None, "")
+        Candidate(n, text, " ".join(words(text)), cosines[n] if cosines else None, "a.txt", "id", None, "")
         for n, text in enumerate(texts)
     ]
-    frequency = Counter(word for passage in passages for word in set(passage.words))
+    frequency = Counter(word for passage in passages for word in set(passage.words.split()))
     return Candidates(passages, len(passages), frequency)
 
 
@@ -29,6 +29,12 @@ def test_rare_words_count_more_than_common_ones() -> None:
         "The museum opens at nine.", "The museum shows a Rembrandt.", "The museum is closed.", "Museum shop."
     )
     assert order("Is there a Rembrandt in the museum?", found)[0] == 1
+
+
+def test_a_word_counts_as_often_as_it_is_said_also_twice_in_a_row() -> None:
+    found = candidates("green tea in a cup", "tea tea in a cup", "steam in a cup")
+    once, twice, part_of_another = keyword_scores("tea", ["tea"], found)
+    assert twice > once > part_of_another == 0.0
 
 
 def test_meaning_decides_where_no_word_is_shared() -> None:

@@ -47,7 +47,7 @@ def cross_encoder(folder: Path, scores: int = 1) -> Path:
 def scored(*texts: str) -> list[Scored]:
     """Passages whose scores go down from 0.9."""
     return [
-        Scored(0.9 - 0.01 * at, Candidate(at, text, (), None, "a.txt", "a", None, "")) for at, text in enumerate(texts)
+        Scored(0.9 - 0.01 * at, Candidate(at, text, "", None, "a.txt", "a", None, "")) for at, text in enumerate(texts)
     ]
 
 
