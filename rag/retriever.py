@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING
 
 from backends.errors import EngineFailed, ModelUnusable
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from rag.store import Store
 
 _CANDIDATES = 50  # from each side
+_AT_ONCE = 3  # searches that compute: more would only wait for each other, and keep the interpreter from all others
 
 
 class Retriever:
@@ -26,13 +28,15 @@ class Retriever:
         self._store = store
         self._models = models
         self.reranker = reranker
+        self._computing = threading.Semaphore(_AT_ONCE)
 
     def search(self, base: str, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` hits, best first, none below 0, as few as can be of the same text. Raises NotFound for an
         unknown base."""
         query_words = question_words(query)
         found, spoken = self._candidates(base, query, query_words, max(_CANDIDATES, top_k))
-        ranked = rank(query, query_words, found, spoken)
+        with self._computing:
+            ranked = rank(query, query_words, found, spoken)
         if self.reranker:
             ranked = self.reranker.reordered(query, ranked)
         return [
@@ -65,6 +69,7 @@ class Retriever:
             except (EngineFailed, ModelUnusable):
                 pass
             try:
-                return self._store.candidates(base, query_words, vector, limit, name), spoken
+                with self._computing:
+                    return self._store.candidates(base, query_words, vector, limit, name), spoken
             except ModelChanged:  # just now: the question is asked of the new one
                 self._models.refresh()

@@ -140,8 +140,9 @@ def _cut_off(file: Path) -> int:
 def _open(file: Path) -> Engine:
     # Last in, first out: what few readers ask finds its pages with the few connections that read them last.
     engine = create_engine(
-        f"sqlite:///{file}", pool_use_lifo=True, connect_args={"check_same_thread": False, "timeout": 30}
-    )
+        f"sqlite:///{file}", pool_size=8, max_overflow=56, pool_use_lifo=True,
+        connect_args={"check_same_thread": False, "timeout": 30},
+    )  # fmt: skip
 
     @event.listens_for(engine, "connect")
     def _set_up(connection: Any, _: Any) -> None:
