@@ -9,7 +9,8 @@ from rag.types import Source
 
 
 def source_json(source: Source) -> dict[str, Any]:
-    """A source on the wire; `score` is 0..1, higher is better."""
+    """A source on the wire; `score` is 0..1, higher is better, `quoted` what the model read: `text`, with what stands
+    around it where there was room."""
     hit = source.hit
     return {
         "number": source.number,
@@ -18,6 +19,7 @@ def source_json(source: Source) -> dict[str, Any]:
         "heading": hit.heading,
         "score": round(hit.score, 4),
         "text": hit.text,
+        "quoted": source.quoted,
         "passage_id": hit.passage_id,
         "file_id": hit.file_id,
     }

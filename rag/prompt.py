@@ -6,8 +6,9 @@ Texts of users and documents are put in as values: nothing in them is ever read 
 from __future__ import annotations
 
 import re
+import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from backends.errors import InvalidRequest
 from backends.types import Message, Quotation
@@ -18,6 +19,7 @@ ASSUMED_CONTEXT = 4096  # tokens, for an engine that does not say
 _ANSWER = 512  # tokens kept free for an answer whose length nobody limited
 _REPEATED = 12  # characters that two passages have in common at least, where they overlap
 _PER_MESSAGE = 8  # tokens a chat template puts around a message
+_LETTERS = string.ascii_letters.encode() + b" "  # a space belongs to the word that it is before
 
 _NOTHING_FOUND = {
     "en": "Nothing in your documents matches this question. Ask in other words, or upload a document that answers it.",
@@ -84,20 +86,21 @@ def grounded_prompt(
     room.take(_grounded(request.prompt, ()))
     sources: list[Source] = []
     for hit in hits:
-        source = Source(len(sources) + 1, hit)
+        source = Source(len(sources) + 1, hit, hit.text)
         cost = _cost(_grounded(request.prompt, [source])) - _cost(_grounded(request.prompt, ()))
         if cost <= room.left:
             room.left -= cost
             sources.append(source)
     turns = _newest(request.history, room)
-    question = _grounded(request.prompt, sources, _widened(sources, around or {}, room))
+    sources = _widened(sources, around or {}, room)
+    question = _grounded(request.prompt, sources)
     notes = _notes(request, room, turns, len(hits) - len(sources), len(hits))
     return Prompt((*_system(request), *turns, question), tuple(sources), notes)
 
 
 def quoted(hits: Sequence[Hit]) -> Prompt:
     """The passages themselves as an answer, and no message to a model."""
-    return Prompt((), tuple(Source(number, hit) for number, hit in enumerate(hits, start=1)))
+    return Prompt((), tuple(Source(number, hit, hit.text) for number, hit in enumerate(hits, start=1)))
 
 
 def passages_as_text(question: str, sources: Sequence[Source]) -> str:
@@ -120,10 +123,16 @@ def language(text: str) -> str:
 
 
 def tokens(text: str) -> int:
-    """How many tokens a text may have, at most, for any of the models: the tokenizer is in another process. Three
-    letters of English make a token or less, other scripts at most two tokens a character; real counts are lower."""
-    ascii_characters = sum(map(str.isascii, text))
-    return ascii_characters // 3 + 2 * (len(text) - ascii_characters) + 1
+    """How many tokens a text may have for any of the models, counted high: the tokenizer is in another process.
+
+    Three letters of English or more make a token; every digit is one by itself, as in Llama 2, Qwen and Baichuan, and
+    so may every other sign be. Characters of other scripts make two at most on the average of a text, and those outside
+    of the basic plane, emoji among them, one for each of their four bytes."""
+    in_ascii = text.encode("ascii", "ignore")
+    signs = len(in_ascii.translate(None, _LETTERS))
+    beyond = len(text.encode("utf-16-le", "surrogatepass")) // 2 - len(text)
+    others = len(text) - len(in_ascii) - beyond
+    return (len(in_ascii) - signs) // 3 + signs + 2 * others + 4 * beyond + 1
 
 
 class _Room:
@@ -177,22 +186,21 @@ def _notes(
     return tuple(notes)
 
 
-def _widened(sources: Sequence[Source], around: Mapping[str, Neighbours], room: _Room) -> dict[int, str]:
-    """The texts to quote, by the sources' numbers: with their neighbours, as far as there is room for them and they
-    are not quoted anyway."""
-    texts = {source.number: source.hit.text for source in sources}
+def _widened(sources: Sequence[Source], around: Mapping[str, Neighbours], room: _Room) -> list[Source]:
+    """The sources quoted with their neighbours, as far as there is room for them and they are not quoted anyway."""
     taken = {source.hit.passage_id for source in sources}
+    widened = []
     for source in sources:
-        near = around.get(source.hit.passage_id, Neighbours())
+        near, text = around.get(source.hit.passage_id, Neighbours()), source.quoted
         for neighbour in (near.after_id, near.before_id):
-            text = texts[source.number]
             wider = joined(text, near.after) if neighbour == near.after_id else joined(near.before, text)
             cost = tokens(wider) - tokens(text)
             if neighbour and neighbour not in taken and cost <= room.left:
                 room.left -= cost
                 taken.add(neighbour)
-                texts[source.number] = wider
-    return texts
+                text = wider
+        widened.append(replace(source, quoted=text))
+    return widened
 
 
 def joined(first: str, second: str) -> str:
@@ -203,24 +211,23 @@ def joined(first: str, second: str) -> str:
     return f"{first}\n{second}"
 
 
-def _grounded(question: str, sources: Sequence[Source], texts: Mapping[int, str] | None = None) -> Message:
+def _grounded(question: str, sources: Sequence[Source]) -> Message:
     tongue = language(question)
-    texts = texts or {source.number: source.hit.text for source in sources}
     # A fence that no passage can close: longer than any run of its sign in them.
-    longest = max((len(run) for text in texts.values() for run in re.findall("~+", text)), default=0)
+    longest = max((len(run) for source in sources for run in re.findall("~+", source.quoted)), default=0)
     fence = "~" * max(3, longest + 1)
     task = _TASK[tongue] if sources else _TASK_WITHOUT[tongue]
     parts = [
         task,
-        *(_quoted(source, texts[source.number], tongue, fence) for source in sources),
+        *(_quoted(source, tongue, fence) for source in sources),
         _QUESTION[tongue] + question,
     ]
     quotations = tuple(Quotation(source.number, source.hit.text, label(source.hit, tongue)) for source in sources)
     return Message("user", "\n\n".join(parts), question, quotations)
 
 
-def _quoted(source: Source, text: str, tongue: str, fence: str) -> str:
-    return f"{_QUOTATION[tongue]} [{source.number}] ({label(source.hit, tongue)})\n{fence}\n{text}\n{fence}"
+def _quoted(source: Source, tongue: str, fence: str) -> str:
+    return f"{_QUOTATION[tongue]} [{source.number}] ({label(source.hit, tongue)})\n{fence}\n{source.quoted}\n{fence}"
 
 
 def label(hit: Hit, tongue: str) -> str:

@@ -107,10 +107,12 @@ class Neighbours:
 
 @dataclass(frozen=True)
 class Source:
-    """A passage that was put before the model; the answer cites it as `[number]`, counted from 1."""
+    """A passage that was put before the model; the answer cites it as `[number]`, counted from 1. `quoted` is what the
+    model read: the passage, and what stands around it in its file where there was room."""
 
     number: int
     hit: Hit
+    quoted: str
 
 
 @dataclass(frozen=True)

@@ -32,7 +32,7 @@ class Turn:
     @property
     def size(self) -> int:
         told = len(self.question) + len(self.answer) + len(self.thought)
-        return told + sum(len(source.hit.text) for source in self.sources or ())
+        return told + sum(len(source.hit.text) + len(source.quoted) for source in self.sources or ())
 
 
 @dataclass

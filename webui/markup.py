@@ -110,8 +110,15 @@ def _source(source: Source, texts: Texts) -> str:
     return (
         f'<details class="q-source"><summary><span class="q-number">{source.number}</span>'
         f'<span class="q-file-name">{_label(hit.file)}</span>{page}<span class="q-score">{score}</span></summary>'
-        f'<div class="q-passage">{heading}{escape(hit.text)}</div></details>'
+        f'<div class="q-passage">{heading}{_quoted(source)}</div></details>'
     )
+
+
+def _quoted(source: Source) -> str:
+    """What the model read; what stands around the passage that was found is set off from it."""
+    before, passage, after = source.quoted.partition(source.hit.text)
+    around = (f'<span class="q-around">{escape(text)}</span>' if text else "" for text in (before, after))
+    return next(around) + escape(passage) + next(around)
 
 
 def progress(step: Progress, texts: Texts) -> str:

@@ -58,4 +58,5 @@ async def test_citations_are_the_same_in_every_shape(lighthouse: RunningServer) 
     for shape, sources in shapes.items():
         cited = {key: sources[0][key] for key in found}
         assert (shape, sources[0]["number"], cited) == (shape, 1, found)
+        assert all(source["text"] in source["quoted"] for source in sources), shape
         assert [source["number"] for source in sources] == list(range(1, len(sources) + 1)), shape

@@ -64,6 +64,30 @@ def test_the_newest_turns_stay_in_order() -> None:
     assert sum(tokens(message.content) for message in prompt.messages) <= 2048 - 512
 
 
+@pytest.mark.parametrize(
+    ("text", "at_least"),
+    [
+        ("3.1415926", 9),  # Llama 2, Qwen and Baichuan make a token of every digit
+        ("| 1 | 2 |\n", 6),
+        ("🙂🙂", 8),  # a token for each byte where a vocabulary has no emoji
+        ("中文", 4),
+        ("the pump is small", 4),
+    ],
+)
+def test_tokens_are_counted_high(text: str, at_least: int) -> None:
+    assert at_least <= tokens(text) <= 2 * at_least
+    assert tokens(100 * text) >= 100 * at_least
+
+
+def test_a_table_of_figures_leaves_room_for_the_question_too() -> None:
+    row = "| 1048 | 33.71 | 20 |\n"
+    request = ChatRequest("What did it cost?", knowledge_base="kb")
+    around = {"1": Neighbours(row * 30, row * 30, "0", "2")}
+    prompt = grounded_prompt(request, [hit(row * 20), hit(row * 20), hit(row * 20)], 2048, around)
+    digits_and_signs = sum(not character.isalpha() and character != " " for character in prompt.messages[-1].content)
+    assert digits_and_signs <= 2048 - 512
+
+
 def test_the_system_prompt_is_a_system_message() -> None:
     prompt = plain_prompt(ChatRequest("Hi", system_prompt="Be brief."), None)
     assert [(message.role, message.content) for message in prompt.messages] == [("system", "Be brief."), ("user", "Hi")]
@@ -111,6 +135,7 @@ def test_a_passage_is_quoted_with_its_neighbours_where_there_is_room() -> None:
     whole = "It is blue. The pump is small and quiet. It lasts 36 months. Ask for it."
     assert f"(a.pdf, page 3)\n~~~\n{whole}\n~~~" in prompt.messages[-1].content
     assert [source.hit for source in prompt.sources or ()] == [found]  # what is cited is what was found
+    assert [source.quoted for source in prompt.sources or ()] == [whole]
     assert [quotation.text for quotation in prompt.messages[-1].quotations] == [found.text]
 
 

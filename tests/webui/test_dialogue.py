@@ -101,7 +101,7 @@ def test_messages_hold_question_answer_sources_and_note() -> None:
     turn = conversation.begin("Is <b> a tag?")
     assert messages(conversation, ENGLISH) == [{"role": "user", "content": "Is &lt;b> a tag?"}]
     turn.answer = "Yes. [1]"
-    turn.sources = (Source(1, Hit("p", "The <b> tag.", 0.5, "tags.md", "f", None, "")),)
+    turn.sources = (Source(1, Hit("p", "The <b> tag.", 0.5, "tags.md", "f", None, ""), "The <b> tag."),)
     conversation.end(turn, "length")
     user, text, sources, note = messages(conversation, ENGLISH)
     assert user["role"] == "user"

@@ -90,11 +90,18 @@ def test_a_document_under_way_shows_how_far_it_is(state: str, progress: float, t
 
 
 def test_a_source_names_file_page_and_score_and_holds_its_passage() -> None:
-    html = markup.sources((Source(1, HIT),), ENGLISH)
+    html = markup.sources((Source(1, HIT, HIT.text),), ENGLISH)
     summary, passage = html.split("</summary>")
     assert _read(summary + "</summary></details></div>").text == "Sources1handbook.pdfpage 3match 82%"
     assert "Refunds take 30 days." in _read("<div><details>" + passage).text
-    assert "page" not in _read(markup.sources((Source(1, replace(HIT, page=None)),), ENGLISH)).text
+    assert "page" not in _read(markup.sources((Source(1, replace(HIT, page=None), HIT.text),), ENGLISH)).text
+
+
+def test_a_source_shows_what_the_model_read_around_its_passage() -> None:
+    read = f"<b>Returns.</b> {HIT.text} Ask at the desk."
+    html = markup.sources((Source(1, HIT, read),), ENGLISH)
+    assert _read(html).text.endswith(read)
+    assert html.count('<span class="q-around">') == 2
 
 
 def test_an_answer_without_passages_says_so() -> None:
@@ -106,7 +113,7 @@ def test_an_answer_without_passages_says_so() -> None:
 def test_hostile_values_stay_text(value: str) -> None:
     hit = replace(HIT, text=value, file=value, heading=value)
     one_line = " ".join(value.split())
-    assert value in _read(markup.sources((Source(1, hit),), ENGLISH)).text
+    assert value in _read(markup.sources((Source(1, hit, hit.text),), ENGLISH)).text
     row = replace(RECORD, name=value, state="failed", error=value)
     assert one_line in _read(markup.files([row], ENGLISH)).text
     assert one_line in _read(markup.progress(Progress("downloading", 1, 2, value), ENGLISH)).text
