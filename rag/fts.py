@@ -14,6 +14,7 @@ from itertools import accumulate
 from sqlalchemy import Connection, bindparam, text
 
 _MATCHES = 2_000  # passages that are compared to find the best
+_ENTRIES = 100_000  # of the words' lists, gone through for passages that have all of the words
 _COMMON = 1_000  # passages that have a word: counting them again for every change would take long
 
 
@@ -88,8 +89,9 @@ def search(
     rarest = sorted(frequency, key=lambda word: frequency[word])
     together = list(accumulate(frequency[word] for word in rarest))
     sought = [_quoted(word) for word, matches in zip(rarest, together, strict=True) if matches <= _MATCHES]
-    # Where even the rarest word is common: what has all of the words, and then some that have it.
-    queries = [" OR ".join(sought)] if sought else [" AND ".join(map(_quoted, rarest)), _quoted(rarest[0])]
+    # Where even the rarest word is common: what has it and the next rarest ones, and then some that have it.
+    also = [_quoted(word) for word, entries in zip(rarest, together, strict=True) if entries <= _ENTRIES]
+    queries = [" OR ".join(sought)] if sought else [" AND ".join(also or [_quoted(rarest[0])]), _quoted(rarest[0])]
     found: dict[int, None] = {}
     for query in queries:
         if len(found) < limit:
