@@ -37,6 +37,10 @@ _LEASE = 30.0  # seconds that a file stays with a process that does not say it i
 _LOOK_EVERY = 2.0  # seconds; another app may have stored a file, or have died over one
 
 
+class _NotWanted(Exception):
+    """The file was cancelled or deleted while it was read, or is another app's now."""
+
+
 class Ingest:
     """`owner` is the name of this app's claims, which it renews. `changes` counts every step that was written to the
     store."""
@@ -55,6 +59,7 @@ class Ingest:
         self._owner = owner
         self._wake = threading.Condition()
         self._stopping = False
+        self._working: set[str] = set()  # the ids of files under way here
         self.changes = 0
         # Daemons: a document that takes a minute to read must not hold up the end of the process.
         self._threads = [threading.Thread(target=self._run, name=f"ingest-{n}", daemon=True) for n in range(threads)]
@@ -85,6 +90,8 @@ class Ingest:
         while job := self._next():
             try:
                 self._work(job)
+            except _NotWanted:
+                _log.info("%s is not wanted any more", job.file_id)
             except (StorageUnreachable, Busy):
                 _log.info("%s waits for the database", job.file_id)  # it says nothing about the file
             except ModelUnusable as error:
@@ -116,35 +123,47 @@ class Ingest:
             if self._stopping:
                 return None
             try:
-                return self._store.claim(self._owner, _LEASE)
+                job = self._store.claim(self._owner, _LEASE)
             except QuartetError as error:
                 _log.info("no file can be taken: %s", error)
                 return None
+            except Exception:  # noqa: BLE001  whatever it is, the thread must go on
+                _log.exception("no file can be taken")
+                return None
+            if job:
+                self._working.add(job.file_id)
+            return job
 
     def _release(self, job: Job) -> None:
+        with self._wake:
+            self._working.discard(job.file_id)
         try:
             self._store.release(self._owner, job.file_id)
-        except QuartetError as error:  # then the claim runs out by itself
-            _log.info("%s stays claimed: %s", job.file_id, error)
+        except Exception as error:  # noqa: BLE001  it is not renewed any more: the claim runs out by itself
+            _log.info("%s stays claimed for a while: %s", job.file_id, error)
 
     def _keep_claims(self) -> None:
         while True:
             with self._wake:
                 if self._wake.wait_for(lambda: self._stopping, timeout=_LEASE / 3):
                     return
+                working = list(self._working)
             try:
                 self._folder.tidy()
-                self._store.renew(self._owner, _LEASE)
+                self._store.renew(self._owner, working, _LEASE)
             except QuartetError as error:
                 _log.info("claims cannot be renewed: %s", error)
+            except Exception:  # noqa: BLE001  whatever it is, the thread must go on
+                _log.exception("claims cannot be renewed")
 
     def _work(self, job: Job) -> None:
-        if not job.parsed:
-            with self._models.serving() as model:
-                self._parse(job, model)
+        parsed = job.parsed
         for attempt in range(_ATTEMPTS):
             try:
                 with self._models.serving() as model:
+                    if not parsed:
+                        self._parse(job, model)
+                        parsed = True
                     self._embed(job, model)
                 break
             except EngineFailed:
@@ -195,7 +214,8 @@ class Ingest:
         self.changes += 1
 
     def _report_parsing(self, job: Job, done: int, total: int) -> None:
-        self._store.parsing(job.file_id, done / total if total else 0.0, total or None)
+        if not self._store.parsing(job.file_id, done / total if total else 0.0, total or None):
+            raise _NotWanted  # which ends the reader
         self.changes += 1
 
     def _embed(self, job: Job, model: PassageEmbeddings) -> None:

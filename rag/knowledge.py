@@ -108,7 +108,8 @@ class KnowledgeService:
 
     async def add_file(self, base: str, name: str, source: Path) -> FileRecord:
         """Copies the bytes of `source` and queues them; it is safe on disk when this returns. The same content again
-        gives the record that is there. Raises TooLarge, StorageFull, Busy (too many files are waiting)."""
+        gives the record that is there, which may have another name; what was there under this name is gone then too.
+        Raises TooLarge, StorageFull, Busy (too many files are waiting)."""
         record = await asyncio.to_thread(self._add_file, base_key(base), file_label(name), source)
         self._open_parts.ingest.notify()
         return record
@@ -318,6 +319,10 @@ class KnowledgeService:
             raise
         if record.id != file_id or store.keeps_bytes:
             path.unlink()
+        if record.name != name:  # it is known by another name: what had this one is out of date all the same
+            for old in store.files(base):
+                if old.name == name:
+                    self._delete_file(base, old.id)
         return record
 
     def _delete_file(self, base: str, file_id: str) -> None:

@@ -109,9 +109,9 @@ class PostgresStore(SqlStore):
 
     def _base_going(self, db: Connection, base_id: int) -> None:
         for vectors in vector_slots:
-            of_base = {"table": vectors.name, "like": f"{vectors.name}_near_{base_id:d}_%"}
-            for name in db.scalars(_INDEXES, of_base).all():
-                db.execute(text(f"DROP INDEX {name}"))
+            for name in db.scalars(_INDEXES, {"table": vectors.name, "like": "%_near_%"}).all():
+                if name.startswith(f"{vectors.name}_near_{base_id:d}_"):  # in LIKE, "_" is any character
+                    db.execute(text(f"DROP INDEX {name}"))
 
     def _file_words(self, db: Connection, base_id: int, file_id: str) -> None:
         db.execute(

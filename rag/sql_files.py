@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 from pathlib import Path
 
+from sqlalchemy import delete as delete_from
 from sqlalchemy import insert, select, update
 
 from backends.errors import NotFound
@@ -23,10 +24,14 @@ class SqlFiles(SqlPart):
             same = db.execute(
                 select(files).where(files.c.base_id == base_id, files.c.sha256 == file.sha256)
             ).one_or_none()
+            file_id = file.id if same is None else same.id
+            if same is not None and same.state == "failed":
+                db.execute(delete_from(files).where(files.c.id == file_id))
+                same = None
             if same is None:
                 db.execute(
                     insert(files).values(
-                        id=file.id,
+                        id=file_id,
                         base_id=base_id,
                         name=file.name,
                         size=file.size,
@@ -37,10 +42,8 @@ class SqlFiles(SqlPart):
                     )
                 )
                 if content is not None:
-                    self._keep(db, file.id, content)
-            elif same.state == "failed":
-                db.execute(update(files).where(files.c.id == same.id).values(**QUEUED))
-            (record,) = records_of(db, files.c.id == (file.id if same is None else same.id))
+                    self._keep(db, file_id, content)
+            (record,) = records_of(db, files.c.id == file_id)
             return record
 
     def files(self, base: str) -> list[FileRecord]:

@@ -80,7 +80,10 @@ class SqlModels(SqlPart):
                 return None
         with self._db.write() as db:
             _alone(db)
-            free = select(embedding_models.c.slot).where(self._free(db, embedding_models))
+            # Its own, too: it may have found no way to give it back.
+            free = select(embedding_models.c.slot).where(
+                self._free(db, embedding_models) | (embedding_models.c.claimed_by == owner)
+            )
             _, other = _models(db)
             if not other or other.state not in _TO_COME or other.slot not in set(db.scalars(free)):
                 return None

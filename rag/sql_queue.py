@@ -44,9 +44,9 @@ class SqlQueue(SqlPart):
             db.execute(update(files).where(files.c.id == row.id).values(claimed_by=owner, claimed_until=until))
             return job_of(row)
 
-    def renew(self, owner: str, seconds: float) -> None:
+    def renew(self, owner: str, file_ids: Sequence[str], seconds: float) -> None:
         with self._db.write() as db:
-            mine = (files.c.claimed_by == owner) & files.c.state.in_(UNFINISHED)
+            mine = (files.c.claimed_by == owner) & files.c.id.in_(file_ids) & files.c.state.in_(UNFINISHED)
             until = self._now(db) + seconds
             db.execute(update(files).where(mine).values(claimed_until=until))
             changing = embedding_models.c.claimed_by == owner
@@ -57,11 +57,12 @@ class SqlQueue(SqlPart):
             mine = (files.c.claimed_by == owner) & (files.c.id == file_id)
             db.execute(update(files).where(mine).values(claimed_by=None, claimed_until=None))
 
-    def parsing(self, file_id: str, progress: float, pages: int | None) -> None:
+    def parsing(self, file_id: str, progress: float, pages: int | None) -> bool:
         with self._db.write() as db:
             # Not from embedding back: whoever lost its claim to another must not undo what that one has done.
             going = (files.c.id == file_id) & files.c.state.in_(["uploaded", "parsing"])
-            db.execute(update(files).where(going).values(state="parsing", progress=progress, pages=pages))
+            told = db.execute(update(files).where(going).values(state="parsing", progress=progress, pages=pages))
+            return told.rowcount > 0
 
     def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage], note: str) -> None:
         rows = (

@@ -215,7 +215,8 @@ class Store(Protocol):
 
     def add_file(self, base: str, file: NewFile, content: Path | None = None) -> FileRecord:
         """Queues the file. The same content again gives the record that is there (under its own id); one that had
-        failed is queued once more. A store that keeps bytes reads them from `content` in the same transaction."""
+        failed is queued once more, under its new name and behind all others. A store that keeps bytes reads them from
+        `content` in the same transaction."""
         ...
 
     @property
@@ -251,12 +252,18 @@ class Store(Protocol):
         """The oldest job that nobody works on, for `owner` alone until `seconds` have passed without a renewal."""
         ...
 
-    def renew(self, owner: str, seconds: float) -> None: ...
+    def renew(self, owner: str, file_ids: Sequence[str], seconds: float) -> None:
+        """The claims of these files and of a change of the model; the others of `owner` run out."""
+        ...
+
     def release(self, owner: str, file_id: str) -> None:
         """Gives back what is not finished, for the next one to claim."""
         ...
 
-    def parsing(self, file_id: str, progress: float, pages: int | None) -> None: ...
+    def parsing(self, file_id: str, progress: float, pages: int | None) -> bool:
+        """Whether it is still to be read."""
+        ...
+
     def parsed(self, file_id: str, pages: int | None, new: Iterable[NewPassage], note: str) -> None:
         """Stores the passages; `note` says what of the file could not be read, or is ""."""
         ...
@@ -297,7 +304,7 @@ class Store(Protocol):
         ...
 
     def claim_change(self, owner: str, seconds: float) -> ModelRecord | None:
-        """The change that is to be worked on and that nobody works on; `renew` keeps it."""
+        """The change that is to be worked on and that nobody else works on; `renew` keeps it."""
         ...
 
     def begin_change(self, owner: str, name: str) -> bool:

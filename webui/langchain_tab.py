@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from backends.errors import Conflict, QuartetError
+from rag.names import file_label
 from rag.owners import KnowledgeOf, key_of, name_of
 from webui import markup
 from webui.conversations import Conversations
@@ -143,7 +144,9 @@ def build_langchain_tab(
         for path in paths:
             try:
                 real = uploaded_file(path, upload_folder)
-                await knowledge.add_file(key, real.name, real)
+                record = await knowledge.add_file(key, real.name, real)
+                if record.name != file_label(real.name):
+                    say(texts.same_content.format(name=real.name, known=record.name), texts)
                 real.unlink(missing_ok=True)
             except QuartetError as error:
                 say_error(error, texts)

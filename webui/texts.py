@@ -145,6 +145,10 @@ class Texts:
         "引用模式：未加载语言模型，回答为文档中最匹配的原句。",
     )
     nothing_uploaded = Both("Choose one or more files first.", "请先选择一个或多个文件。")
+    same_content = Both(
+        "“{name}” has the same content as “{known}”, which is here already: it is found under that name.",
+        "“{name}”与已有的“{known}”内容相同，可按该名称检索到。",
+    )
     not_uploaded = Both("That file was not uploaded here. Please choose it again.", "该文件并非在此上传，请重新选择。")
     no_base = Both(
         "Upload documents and press Vectorize first, or choose a knowledge base.",

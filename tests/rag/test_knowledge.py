@@ -111,6 +111,19 @@ async def test_a_changed_file_replaces_the_old_one(knowledge: KnowledgeService, 
     assert ["2222" in hit.text for hit in await knowledge.search("kb", "What is the code of the door?")] == [True]
 
 
+async def test_a_file_changed_to_what_another_one_says_is_found_under_that_name_alone(
+    knowledge: KnowledgeService, tmp_path: Path
+) -> None:
+    await knowledge.create("kb")
+    first = await upload(knowledge, "kb", write(tmp_path, "a.txt", "The code of the door is 1111."))
+    second = await upload(knowledge, "kb", write(tmp_path, "b.txt", "The code of the gate is 2222."))
+    await knowledge.wait("kb", [first, second])
+    assert await upload(knowledge, "kb", write(tmp_path, "b.txt", "The code of the door is 1111.")) == first
+    assert [(file.id, file.name) for file in await knowledge.files("kb")] == [(first, "a.txt")]
+    assert [hit.file for hit in await knowledge.search("kb", "What is the code of the gate?")] == ["a.txt"]
+    assert len(list((tmp_path / "data" / "files").iterdir())) == 1
+
+
 HOSTILE = [
     "../../etc/passwd.txt", "/etc/passwd.txt", "..\\..\\x.txt", "a\x00b.txt", "\u202egpj.txt", "CON.txt", "a/b/c.txt",
     "-rf.txt", "$(reboot).txt", "<script>.txt", "x" * 400 + ".txt", "\ud800.txt", "知识 库.txt", "a\nb.txt",

@@ -145,7 +145,7 @@ def test_one_makes_the_change_and_another_goes_on_when_that_one_is_gone(open_sto
     assert taken
     assert first.begin_change("two", "wide")
     assert first.claim_change("three", 60) is None
-    first.renew("two", 60)
+    first.renew("two", [], 60)
     assert not first.add_next_vectors("one", [some[0]], WIDE.passage_vectors([some[1]]), 1.0, 0)
     assert len(first.passages_for_next(0, 5)) == 4  # goes on where the first one was
     first.close()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from sqlalchemy import text
 
 from backends.errors import QuartetError, StorageUnreachable
 from rag.data_folder import DataFolder
+from rag.embeddings import Vectors
 from rag.knowledge import KnowledgeService
 from rag.postgres_store import PostgresStore
 from rag.store import NewFile, NewPassage
@@ -116,6 +120,38 @@ def test_an_address_that_is_none_and_a_database_that_is_not_there_are_told_in_a_
     assert "geheim" not in caught.value.message
 
 
+async def test_a_file_under_way_when_the_database_goes_is_read_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(HashedEmbeddings):
+        """Embeds for the first time only when it is let."""
+
+        under_way, go_on = threading.Event(), threading.Event()
+
+        def passage_vectors(self, texts: Sequence[str]) -> Vectors:
+            self.under_way.set()
+            assert self.go_on.wait(60)
+            return super().passage_vectors(texts)
+
+    monkeypatch.setattr("rag.ingest._LEASE", 3.0)
+    slow = Slow()
+    with running_postgres() as server:
+        knowledge = KnowledgeService(tmp_path / "data", embeddings=slow, database_url=server.database())
+        await knowledge.start()
+        await knowledge.create("kb")
+        source = tmp_path / "a.txt"
+        source.write_text("alpha beta")
+        file_id = (await knowledge.add_file("kb", "a.txt", source)).id
+        assert await asyncio.to_thread(slow.under_way.wait, 60)
+        server.stop()
+        slow.go_on.set()  # neither can the vectors be stored now nor the file be given back
+        await asyncio.sleep(1)
+        server.start()
+        (record,) = await asyncio.wait_for(knowledge.wait("kb", [file_id]), 60)
+        assert record.state == "searchable"
+        await knowledge.close()
+
+
 @pytest.mark.parametrize("dimension", [64, 2100, 4100])
 def test_a_large_base_gets_an_approximate_index_and_finds_the_same(postgres: Postgres, dimension: int) -> None:
     store = PostgresStore(postgres.database(), large=300)
@@ -143,6 +179,25 @@ def test_a_large_base_gets_an_approximate_index_and_finds_the_same(postgres: Pos
     store.delete_base("kb")
     with store._database.read() as db:
         assert not db.scalars(text("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'vectors_near%'")).all()
+    store.close()
+
+
+def test_a_base_that_is_deleted_leaves_the_index_of_another_whose_number_begins_alike(postgres: Postgres) -> None:
+    store = PostgresStore(postgres.database(), large=3)
+    for number in range(1, 12):
+        store.create_base(f"{number}")
+    add(store, "a", "alpha", "beta", "gamma", base="11")
+
+    def indexes() -> list[str]:
+        with store._database.read() as db:
+            query = text("SELECT indexname FROM pg_indexes WHERE indexname LIKE 'vectors_near%'")
+            return list(db.scalars(query))
+
+    (name,) = indexes()
+    store.delete_base("1")
+    assert indexes() == [name]
+    store.delete_base("11")
+    assert indexes() == []
     store.close()
 
 

@@ -132,6 +132,22 @@ def test_the_same_content_is_recognised_and_a_failed_one_tried_again(store: SqlS
     assert (retried.id, retried.state, retried.error) == ("c", "uploaded", "")
 
 
+def test_a_failed_file_comes_again_under_its_new_name_and_behind_the_others(store: SqlStore) -> None:
+    store.add_file("kb", NewFile("c", "c.txt", 1, sha256="c"))
+    store.fail("c", "damaged", "The content is a PDF: rename it to end in .pdf.")
+    store.add_file("kb", NewFile("d", "d.txt", 1, sha256="d"))
+    assert store.add_file("kb", NewFile("e", "c.pdf", 1, sha256="c")).name == "c.pdf"
+    assert [(job.file_id, job.name) for job in store.jobs()] == [("d", "d.txt"), ("c", "c.pdf")]
+
+
+def test_who_reads_a_file_is_told_that_it_is_not_wanted_any_more(store: SqlStore) -> None:
+    store.add_file("kb", NewFile("a", "a.txt", 1, "a"))
+    assert store.parsing("a", 0.1, None)
+    store.fail("a", "cancelled", "It was cancelled.")
+    assert not store.parsing("a", 0.2, None)
+    assert store.file("kb", "a").state == "failed"
+
+
 def test_jobs_are_in_order_of_arrival_and_know_what_is_done(store: SqlStore) -> None:
     store.add_file("kb", NewFile("a", "a.txt", 1, "a"))
     begin(store, "b", "beta")
@@ -192,7 +208,7 @@ def test_searches_see_a_file_whole_or_not_at_all(store: SqlStore) -> None:
 
     def search() -> None:
         while not stop.is_set():
-            seen.append(len(store.candidates("kb", ["alpha"], MODEL.query_vector("alpha"), 100).passages) % 5)
+            seen.append(len(store.candidates("kb", ["alpha"], MODEL.query_vector("alpha"), 100).passages))
 
     with ThreadPoolExecutor(4) as readers:
         searching = [readers.submit(search) for _ in range(4)]
@@ -202,8 +218,8 @@ def test_searches_see_a_file_whole_or_not_at_all(store: SqlStore) -> None:
                 store.delete_file("kb", f"f{n - 1}")
         stop.set()
     assert [search.exception() for search in searching] == [None] * 4
-    assert len(seen) > 15
-    assert set(seen) == {0}
+    assert max(seen) > 15
+    assert {count % 5 for count in seen} == {0}
 
 
 def test_hostile_words_cannot_break_out_of_the_keyword_query(store: SqlStore) -> None:
@@ -233,7 +249,9 @@ def test_a_job_is_claimed_by_one_and_lost_by_who_does_not_renew_it(store: SqlSto
     assert again
     assert again.file_id == "b"
     assert store.claim("four", 60) is None
-    store.renew("one", 0.0)
+    store.renew("one", [], 0.0)  # of other files: this claim stays as long as it was
+    assert store.claim("four", 60) is None
+    store.renew("one", ["a"], 0.0)
     taken = store.claim("four", 60)
     assert taken
     assert taken.file_id == "a"
