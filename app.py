@@ -122,7 +122,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
     metrics = Metrics()
     knowledge = MeteredKnowledge(
         metrics, settings.data_dir, settings.embedding_model, database_url=settings.database_url,
-        reranker_model=settings.reranker_model,
+        reranker_model=settings.reranker_model, tuning=settings.tuning,
     )  # fmt: skip
     chat = MeteredChat(metrics, models, knowledge, lambda: models.status.context_length)
     opened = asyncio.Event()
@@ -208,8 +208,9 @@ def command(name: str, arguments: Sequence[str]) -> None:
     with claim(settings.data_dir):
         try:
             at = commands.Documents(
-                settings.data_dir, settings.database_url, settings.embedding_model, settings.reranker_model
-            )
+                settings.data_dir, settings.database_url, settings.embedding_model, settings.reranker_model,
+                settings.tuning.threshold,
+            )  # fmt: skip
             print(work(given, at))
         except QuartetError as error:
             raise CannotStart(error.message) from error

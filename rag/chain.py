@@ -17,7 +17,6 @@ from backends.types import ChatModel, Delta
 from rag.followup import leans, standalone
 from rag.owners import name_of
 from rag.prompt import Prompt, grounded_prompt, nothing_found, passages_as_text, plain_prompt, quoted
-from rag.ranking import THRESHOLD
 from rag.types import AnswerDelta, ChatRequest, Hit
 
 if TYPE_CHECKING:
@@ -37,8 +36,7 @@ class _Prompted:
 
 
 class ChatService:
-    """`context_length` gives the tokens that the model in service reads at once, None when it does not say. Passages
-    that score below `threshold` are not used."""
+    """`context_length` gives the tokens that the model in service reads at once, None when it does not say."""
 
     def __init__(
         self,
@@ -46,13 +44,11 @@ class ChatService:
         knowledge: KnowledgeService,
         context_length: Callable[[], int | None],
         top_k: int = 4,
-        threshold: float = THRESHOLD,
     ) -> None:
         self._model = model
         self._knowledge = knowledge
         self._context_length = context_length
         self._top_k = top_k
-        self._threshold = threshold
 
     async def stream(self, request: ChatRequest) -> AsyncGenerator[AnswerDelta, None]:
         """The answer. Closing the iterator stops the model.
@@ -100,7 +96,7 @@ class ChatService:
 
     async def _search(self, base: str, question: str) -> list[Hit]:
         hits = await self._knowledge.search(base, question, self._top_k)
-        return [hit for hit in hits if hit.score >= self._threshold]
+        return [hit for hit in hits if hit.score >= self._knowledge.tuning.threshold]
 
     async def _prompt(self, found: _Found) -> _Prompted:
         if found.request.messages:

@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Documents:
-    """Where the documents are, and which embedding model is asked for ("" for the bundled one) and which
-    reranker ("" for none)."""
+    """Where the documents are, which embedding model is asked for ("" for the bundled one) and which reranker ("" for
+    none), and the threshold in use."""
 
     data_dir: Path
     database_url: str
     embedding_model: str
     reranker_model: str
+    threshold: float
 
 
 _BESIDE = Path("beside the questions")
@@ -106,14 +107,14 @@ def evaluate_command(parser: ArgumentParser) -> Work:
                 if at.reranker_model:
                     reranker = stack.enter_context(closing(Reranker(at.reranker_model)))
                 retriever = Retriever(store, models, reranker)
-                result = evaluate(lambda text, k: retriever.search(base, text, k), questions)
+                result = evaluate(lambda text, k: retriever.chosen(base, text, k), questions)
         if reranker and reranker.trouble:
             raise InvalidRequest(reranker.trouble)
-        report = f"“{name_of(base)}”: {result.report()}"
+        report = f"“{name_of(base)}”: {result.report(at.threshold)}"
         if given.plot:
             picture = given.questions.with_suffix(".png") if given.plot == _BESIDE else given.plot
             recalls = [result.recall(depth) for depth in range(1, DEPTH + 1)]
-            plot(recalls, f"{len(questions)} questions, MRR {result.mrr:.3f}", picture)
+            plot(recalls, f"{len(result.places)} questions, MRR {result.mrr:.3f}", picture)
             report += f"\ndrawn in {picture}"
         return report
 

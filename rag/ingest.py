@@ -51,12 +51,14 @@ class Ingest:
         models: EmbeddingModels,
         folder: DataFolder,
         owner: str,
+        passage_size: int,
         threads: int = 2,
     ) -> None:
         self._store = store
         self._models = models
         self._folder = folder
         self._owner = owner
+        self._passage_size = passage_size
         self._wake = threading.Condition()
         self._stopping = False
         self._working: set[str] = set()  # the ids of files under way here
@@ -202,7 +204,7 @@ class Ingest:
         pages = max(numbers) if numbers else None
         notes = {note for document in documents if (note := document.metadata.get("note"))}
         with self._folder.scratch() as scratch:
-            for passage in _passages(documents, model):
+            for passage in _passages(documents, model, self._passage_size):
                 scratch.write(json.dumps(dataclasses.asdict(passage)) + "\n")
             if not scratch.tell():
                 raise UnreadableFile(
@@ -258,7 +260,7 @@ class Ingest:
         self.changes += 1
 
 
-def _passages(documents: list[Document], model: PassageEmbeddings) -> Iterator[NewPassage]:
+def _passages(documents: list[Document], model: PassageEmbeddings, characters: int) -> Iterator[NewPassage]:
     """The passages of a file, one after the other: a large one has more of them than should be in memory at once.
     What was made into passages is taken out of `documents`."""
     from rag.splitter import split
@@ -266,7 +268,7 @@ def _passages(documents: list[Document], model: PassageEmbeddings) -> Iterator[N
     most, scripts = model.description.max_tokens, model.description.scripts
     documents.reverse()
     left = (documents.pop() for _ in range(len(documents)))
-    for part in split(left, model.count_tokens, most, lambda text: reads(text, scripts)):
+    for part in split(left, model.count_tokens, most, lambda text: reads(text, scripts), characters):
         heading = part.metadata.get("heading") or ""
         found = words(f"{heading}\n{part.page_content}")
         yield NewPassage(text=part.page_content, words=found, page=part.metadata.get("page"), heading=heading)

@@ -21,8 +21,7 @@ from rag.data_folder import DataFolder, copy_durably
 from rag.model_name import BUNDLED, checked_source, model_label
 from rag.names import file_label
 from rag.owners import base_key
-from rag.ranking import THRESHOLD
-from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase, Neighbours
+from rag.types import EmbeddingStatus, FileRecord, Hit, KnowledgeBase, Neighbours, Tuning
 
 if TYPE_CHECKING:
     from rag.embedding_models import EmbeddingModels
@@ -64,6 +63,7 @@ class KnowledgeService:
         embeddings: PassageEmbeddings | None = None,
         database_url: str = "",
         reranker_model: str = "",
+        tuning: Tuning | None = None,
     ) -> None:
         """`embedding_model` is a folder or hub id, "" the bundled one; `embeddings` is used in its place when given,
         and left open by close(). `database_url` names a PostgreSQL that other apps may share; "" keeps everything in
@@ -74,6 +74,7 @@ class KnowledgeService:
         self._embedding_model = embedding_model
         self._reranker_model = reranker_model
         self._limits = limits or Limits()
+        self.tuning = tuning or Tuning()
         self._parts: _Parts | None = None
 
     async def start(self) -> None:
@@ -237,12 +238,12 @@ class KnowledgeService:
         parts = self._open_parts
         return KnowledgeBaseStore(base_key(base), parts.retriever, parts.models)
 
-    def retriever(self, base: str, top_k: int = 4, threshold: float = THRESHOLD) -> KnowledgeBaseRetriever:
-        """The knowledge base as LangChain's BaseRetriever; passages below `threshold` are left out."""
+    def retriever(self, base: str, top_k: int = 4) -> KnowledgeBaseRetriever:
+        """The knowledge base as LangChain's BaseRetriever; passages below the threshold are left out."""
         from rag.langchain import KnowledgeBaseRetriever
 
         find = self._open_parts.retriever.search
-        return KnowledgeBaseRetriever(base=base_key(base), find=find, top_k=top_k, threshold=threshold)
+        return KnowledgeBaseRetriever(base=base_key(base), find=find, top_k=top_k, threshold=self.tuning.threshold)
 
     # ---- inside
 
@@ -271,7 +272,7 @@ class KnowledgeService:
         models = EmbeddingModels(store, self.load_model, self._embeddings)
         models.ask(self._embedding_model, self._embeddings.name if self._embeddings else "")
         owner = secrets.token_hex(16)
-        ingest = Ingest(store, models, folder, owner)
+        ingest = Ingest(store, models, folder, owner, self.tuning.passage_size)
         reranker = Reranker(self._reranker_model, self._data_dir / "reranker.log") if self._reranker_model else None
         retriever = Retriever(store, models, reranker)
         searchers = ThreadPoolExecutor(_SEARCHERS, "search")

@@ -88,8 +88,8 @@ def reordered(ranked: Sequence[Scored], relevance: Sequence[float]) -> list[Scor
 
 
 def diverse(ranked: Sequence[Scored], count: int) -> list[Scored]:
-    """The `count` of `ranked` that say most together, best first: the same text in two files takes one place, unless
-    there is nothing else to show.
+    """The `count` of `ranked` that say most together, in the order in which they are chosen, so that the first of them
+    are those of a smaller count: the same text in two files takes one place, unless there is nothing else to show.
 
     Maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998), where two passages are as similar as the share of
     word pairs that they have in common (resemblance of shingles: Broder, 1997)."""
@@ -117,7 +117,7 @@ def diverse(ranked: Sequence[Scored], count: int) -> list[Scored]:
                 best, most = at, worth
         chosen.append(best)
         left.remove(best)
-    return [ranked[at] for at in sorted(chosen)]
+    return [ranked[at] for at in chosen]
 
 
 def _resemblance(one: frozenset[tuple[str, str]], other: frozenset[tuple[str, str]]) -> float:

@@ -33,6 +33,10 @@ class Retriever:
     def search(self, base: str, query: str, top_k: int) -> list[Hit]:
         """At most `top_k` hits, best first, none below 0, as few as can be of the same text. Raises NotFound for an
         unknown base."""
+        return sorted(self.chosen(base, query, top_k), key=lambda hit: -hit.score)
+
+    def chosen(self, base: str, query: str, top_k: int) -> list[Hit]:
+        """The same in the order of choosing: the first k of them are the hits of a search for k."""
         query_words = question_words(query)
         found, spoken = self._candidates(base, query, query_words, max(_CANDIDATES, top_k))
         with self._computing:

@@ -14,11 +14,12 @@ from itertools import pairwise
 from langchain_core.documents import Document
 
 from rag.text import CJK
+from rag.types import Tuning
 
 TokenCounter = Callable[[list[str]], list[int]]
 # A passage of one paragraph or two: shorter ones are found less often (bench.retrieval), longer ones cost a language
 # model more than they tell it. Chinese and Japanese say as much in half the characters.
-PASSAGE_CHARACTERS = 1000
+_CHARACTERS = Tuning().passage_size
 _DENSE = re.compile(f"[{CJK}]")
 _TORN = 0.5  # of a passage; what is repeated of a paragraph so that it stands in one piece
 OVERLAP = 0.3  # of a passage, at most: so that what is said across a border is found in one piece
@@ -53,10 +54,14 @@ def _always(_: str) -> bool:
 
 
 def split(
-    documents: Iterable[Document], count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool] = _always
+    documents: Iterable[Document],
+    count_tokens: TokenCounter,
+    max_tokens: int,
+    reads: Callable[[str], bool] = _always,
+    characters: int = _CHARACTERS,
 ) -> Iterator[Document]:
-    """Passages of at most `PASSAGE_CHARACTERS` (half of it in Chinese), in order, each made when it is asked for; none
-    spans two documents.
+    """Passages of at most `characters` (half of it in Chinese), in order, each made when it is asked for; none spans
+    two documents.
 
     None has more than `max_tokens`, where the model reads its language: `reads` tells. In a language it does not read,
     text is found by its words alone, however many tokens they would be.
@@ -64,7 +69,7 @@ def split(
     Metadata is that of the document (`page`, `heading`), `index`, which counts through all of them from 0, and
     `start_index`, the place in the text of the document.
     """
-    measure = _Measure(count_tokens, max_tokens, reads)
+    measure = _Measure(count_tokens, max_tokens, reads, characters)
     index = 0
     for group in _groups(documents):
         texts = [document.page_content[start:end] for document, start, end in group]
@@ -102,13 +107,16 @@ def _groups(documents: Iterable[Document]) -> Iterator[list[tuple[Document, int,
 class _Measure:
     """How much of a passage a text fills: the most there may be is 1."""
 
-    def __init__(self, count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool]) -> None:
+    def __init__(
+        self, count_tokens: TokenCounter, max_tokens: int, reads: Callable[[str], bool], characters: int
+    ) -> None:
         self._count_tokens = count_tokens
         self._max_tokens = max_tokens
         self._reads = reads
+        self._most = characters
 
     def __call__(self, texts: list[str]) -> list[float]:
-        characters = [_characters(text) / PASSAGE_CHARACTERS for text in texts]
+        characters = [_characters(text) / self._most for text in texts]
         return list(map(max, characters, self.read(texts)))
 
     def read(self, texts: list[str]) -> list[float]:

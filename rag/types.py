@@ -7,10 +7,20 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 from backends.types import Message, SamplingParams, Usage
+from rag.ranking import THRESHOLD
 
 FileState = Literal["uploaded", "parsing", "embedding", "searchable", "failed"]
 AnswerMode = Literal["both", "retrieve", "model"]
 ANSWER_MODES: tuple[AnswerMode, ...] = get_args(AnswerMode)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What suits some documents better than others. `threshold`, 0..1: a passage that scores less is not used.
+    `passage_size`: characters of a passage at most, half as many in Chinese; of files that are read from now on."""
+
+    threshold: float = THRESHOLD
+    passage_size: int = 1000
 
 
 @dataclass(frozen=True)

@@ -33,8 +33,9 @@ _SMALL_TALK = """
     hello there|hi there|hey|hiya|good morning|good afternoon|good evening|good night|good day|nice to meet you|bye bye|
     goodbye|bye|see you later|see you|have a nice day|thanks a lot|thanks|thank|thx|cheers|welcome|sorry|excuse|ok|okay|
     yes|no|yeah|yep|nope|sure|fine|great|cool|nice|wow|lol|well done|good job|how is it going|what is up|whats up|
-    how are things|all right|alright|again|test|testing|ping|a lot|very much|so much|too|
-    are you doing|you today|tell a joke|tell me a joke|another joke|sing a song|write me a poem|write a poem|
+    how are things|how are you doing|how are you today|how are you|im fine|how do you do|who are you|all right|alright|
+    again|test|testing|ping|a lot|very much|so much|too|are you doing|you today|tell a joke|tell me a joke|another joke|
+    sing a song|write me a poem|write a poem|
     早上好|早安|早|上午好|中午好|下午好|晚上好|晚安|大家好|嗨|哈喽|哈啰|喂|在吗|在不在|您好|你们好|好久不见|最近好吗|好吗|
     吃了吗|多谢|感谢|非常感谢|谢了|辛苦了|辛苦|不客气|没关系|对不起|抱歉|不好意思|好的|好|嗯|是的|对|行|没问题|明白了|知道了|
     再见|拜拜|回头见|明天见|测试|测试一下|厉害|真棒|太好了|哈哈|哈哈哈|呵呵|非常|很|
@@ -43,6 +44,14 @@ _SMALL_TALK = """
 _POLITE = sorted(filter(None, re.split(r"[|\s]*[|\n]\s*", _SMALL_TALK.strip())), key=len, reverse=True)
 _POLITE_HAN = re.compile("|".join(phrase for phrase in [*_POLITE, *STOP_WORDS] if not phrase.isascii()))
 _POLITE_LATIN = re.compile(r"\b(?:" + "|".join(phrase for phrase in _POLITE if phrase.isascii()) + r")\b")
+
+# Said by themselves these are small talk; where something is asked, it may be asked about them: "When is the test?"
+_ASKED_ABOUT = frozenset(["fine", "ping", "test", "testing", "welcome", "测试", "测试一下"])
+_MEANINGLESS = STOP_WORDS | _ASKED_ABOUT  # where nothing is asked
+_ASKS = re.compile(
+    r"\b(?:what|when|where|which|who|whose|whom|why|how)\b|什么|何时|哪|谁|怎|如何|为何|多少|几|"
+    r"^\W*(?:is|are|was|were|do|does|did|can|could|will|has|have)\s+(?!(?:you|it|this|that|they|we)\b)"
+)
 
 _RUNS = re.compile(rf"([{HAN}]+)|([^\W_{HAN}]+)")
 
@@ -92,11 +101,18 @@ def _pairs(run: str, but: Sequence[str]) -> list[str]:
 
 def is_small_talk(text: str) -> bool:
     """Whether `text` is a greeting, thanks or the like and nothing else, or says nothing at all: "Hi, how are you?"."""
-    text = _POLITE_LATIN.sub(" ", unicodedata.normalize("NFKC", text).lower().replace("'", ""))
+    text = _without(_POLITE_LATIN, " ", _folded(text).replace("'", ""), _ASKED_ABOUT)
+    kept = _ASKED_ABOUT if _ASKS.search(text) else frozenset()
     return all(
-        not _POLITE_HAN.sub("", run[1]) if run[1] else run[2] in STOP_WORDS or _stem(run[2]) in STOP_WORDS
+        not _without(_POLITE_HAN, "", run[1], kept)
+        if run[1]
+        else run[2] not in kept and not {run[2], _stem(run[2])}.isdisjoint(_MEANINGLESS)
         for run in _RUNS.finditer(text)
     )
+
+
+def _without(polite: re.Pattern[str], filler: str, text: str, kept: frozenset[str]) -> str:
+    return polite.sub(lambda said: said[0] if said[0] in kept else filler, text)
 
 
 def _stem(word: str) -> str:

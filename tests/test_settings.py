@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from rag.types import Tuning
 from settings import VERSION, Settings, read_settings
 from tests.running_server import ROOT
 
@@ -33,12 +34,15 @@ def test_every_flag_is_also_a_variable() -> None:
         QUARTET_PRECISION="bfloat16",
         QUARTET_EMBEDDING_MODEL="/models/bge",
         QUARTET_RERANKER_MODEL="/models/cross",
+        QUARTET_THRESHOLD="0.5",
+        QUARTET_PASSAGE_SIZE="400",
         QUARTET_DATABASE_URL="postgresql+psycopg://db/quartet",
     )
     assert by_variable.engine_args == ("--max-model-len", "4096")
     assert (by_variable.host, by_variable.backend, by_variable.precision) == ("127.0.0.2", "vllm", "bfloat16")
     assert (by_variable.model_path, by_variable.model_type) == ("Qwen/Qwen3-0.6B", "qwen")
     assert by_variable.reranker_model == "/models/cross"
+    assert by_variable.tuning == Tuning(threshold=0.5, passage_size=400)
     assert by_variable.data_dir == Path("/tmp/somewhere")
 
 
@@ -80,6 +84,8 @@ def test_the_version_is_that_of_the_project() -> None:
         (("--precision", "int3"), "--precision"),
         (("--idle-timeout", "soon"), "seconds, 0 or more"),
         (("--token-timeout", "0"), "more than 0"),
+        (("--threshold", "35"), "from 0 to 1"),
+        (("--passage-size", "50"), "from 100 to 10000"),
         (("--database-url", "mysql://db/quartet"), "SQLite"),
         (("--modelpath", "x"), "--modelpath"),
     ],

@@ -12,11 +12,12 @@ from PIL import Image
 import app
 from backends.errors import InvalidRequest
 from rag.embedding_models import EmbeddingModels
-from rag.evaluate import Evaluation, evaluate, read_questions
+from rag.evaluate import Evaluation, Question, evaluate, read_questions
 from rag.model_name import model_name
 from rag.plot import plot
 from rag.retriever import Retriever
 from rag.sqlite_store import SqliteStore
+from rag.types import Hit
 from tests.rag.test_stores import MODEL, add, begin
 from tests.running_server import clean_environment
 
@@ -40,20 +41,53 @@ def test_questions_are_counted_by_the_place_of_their_answer(tmp_path: Path) -> N
         ("What is nowhere?", ""),
     )
     questions = read_questions(file)
-    assert [question.answers for question in questions] == [("36 months",), ("at nine",), ("green",)]
+    assert [question.answers for question in questions] == [("36 months",), ("at nine",), ("green",), ()]
     retriever = Retriever(store, EmbeddingModels(store, lambda source: MODEL, MODEL))
-    result = evaluate(lambda text, k: retriever.search("kb", text, k), questions)
+    result = evaluate(lambda text, k: retriever.chosen("kb", text, k), questions)
     store.close()
     assert result.places == (1, 1, 0)
     assert result.recall(1) == result.recall(4) == pytest.approx(2 / 3)
     assert result.mrr == pytest.approx(2 / 3)
-    assert "recall@4 0.667" in result.report()
+    assert "recall@4 0.667" in result.report(0.35)
+    assert result.scores[0] > 0.35
+    assert result.scores[2] == 0.0
+    assert len(result.mistaken) == 1
 
 
 def test_recall_and_mrr_are_what_they_are_called() -> None:
-    result = Evaluation((1, 2, 4, 0), 0.25, (0.1, 0.1, 0.1, 0.2))
+    result = Evaluation((1, 2, 4, 0), (0.9, 0.5, 0.2, 0.0), (), (0.1, 0.1, 0.1, 0.2))
     assert [result.recall(k) for k in (1, 2, 4)] == [0.25, 0.5, 0.75]
     assert result.mrr == pytest.approx((1 + 1 / 2 + 1 / 4) / 4)
+
+
+def test_the_report_says_what_each_threshold_lets_through() -> None:
+    result = Evaluation((1, 2, 4, 0), (0.9, 0.36, 0.2, 0.0), (0.33, 0.1), (0.1,) * 6)
+    lines = [line.split() for line in result.report(0.35).splitlines()]
+    assert [line for line in lines if line[0].startswith("0.")] == [
+        ["0.25", "0.500", "0.500"],
+        ["0.30", "0.500", "0.500"],
+        ["0.35", "0.500", "0.000", "(in", "use)"],
+        ["0.40", "0.250", "0.000"],
+        ["0.45", "0.250", "0.000"],
+    ]
+    assert "without" not in "\n".join(Evaluation((1,), (0.9,), (), (0.1,)).report(0.0).splitlines()[1:])
+
+
+@pytest.mark.parametrize(
+    ("answer", "passage", "there"),
+    [
+        ("3", "built in 1993", False),
+        ("3", "in 3 steps", True),
+        ("at nine", "It leaves At\nNine.", True),
+        ("art", "the party begins", False),
+        ("$5", "it costs $5.", True),
+        ("知识", "这是知\n识库", True),
+        ("3", "共3个", True),
+    ],
+)
+def test_an_answer_stands_in_a_passage_as_words(answer: str, passage: str, there: bool) -> None:
+    hit = Hit("1", passage, 0.9, "a.txt", "a", None, "")
+    assert evaluate(lambda text, k: [hit], [Question("?", (answer,))]).places == (int(there),)
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"data": 3}', '{"data": [{}]}', '{"data": []}'])
@@ -112,6 +146,6 @@ def test_the_command_says_what_it_found_and_what_is_missing(
     assert ".png" in evaluated("--knowledge-base", "kb", "--plot", str(tmp_path / "a.exe"))[1]
     code, told = evaluated("--knowledge-base", "kb", "--plot")
     assert code == 0
-    assert "1 questions" in told
+    assert "1 questions with an answer" in told
     assert "recall@1 1.000" in told
     assert (tmp_path / "questions.png").read_bytes().startswith(b"\x89PNG")

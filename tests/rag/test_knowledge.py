@@ -14,6 +14,7 @@ from backends.errors import Busy, Conflict, EngineFailed, InvalidRequest, NotFou
 from rag.embeddings import Vectors, WorkerEmbeddings
 from rag.knowledge import KnowledgeService, Limits
 from rag.names import file_label
+from rag.types import Tuning
 from tests import documents
 from tests.rag.hashed_embeddings import HashedEmbeddings
 
@@ -318,6 +319,24 @@ async def test_langchain_sees_a_vector_store_and_a_retriever(knowledge: Knowledg
     (only,) = await knowledge.retriever("kb").ainvoke("How long is the warranty of the pump?")
     assert only.page_content == document.page_content
     assert await knowledge.retriever("kb").ainvoke("hello") == []
+
+
+async def test_passages_are_as_long_and_answers_as_near_as_the_operator_wants_them(tmp_path: Path) -> None:
+    text = "\n\n".join(f"Rule {n}. " + "The pump is checked every week by the keeper. " * 4 for n in range(6))
+    found = {}
+    for size, threshold in ((300, 0.0), (1000, 1.0)):
+        tuning = Tuning(threshold, size)
+        service = KnowledgeService(tmp_path / f"{size}", embeddings=HashedEmbeddings(), tuning=tuning)
+        await service.start()
+        await service.create("kb")
+        await service.wait("kb", [await upload(service, "kb", write(tmp_path, "rules.txt", text))])
+        hits = await service.search("kb", "Who checks the pump?", 10)
+        assert all(len(hit.text) <= size for hit in hits)
+        found[size] = len(hits)
+        used = await service.retriever("kb", 10).ainvoke("Who checks the pump?")
+        assert len(used) == (len(hits) if threshold == 0 else 0)
+        await service.close()
+    assert found[300] > found[1000] > 0
 
 
 async def test_an_empty_question_is_refused(tmp_path: Path) -> None:

@@ -13,8 +13,10 @@ from langchain_core.documents import Document
 
 from rag import splitter
 from rag.embeddings import WorkerEmbeddings
-from rag.splitter import OVERLAP, PASSAGE_CHARACTERS, TokenCounter
+from rag.splitter import OVERLAP, TokenCounter
+from rag.types import Tuning
 
+MOST = Tuning().passage_size
 ENGLISH = (
     "The keeper of the lighthouse wrote down the weather. Dr. Venn read it in the evening. "
     "Was it ever wrong? Nobody knows! "
@@ -96,7 +98,7 @@ def test_metadata_is_kept_and_no_passage_spans_two_documents() -> None:
 
 @pytest.mark.parametrize(
     ("text", "most"),
-    [(ENGLISH * 40, PASSAGE_CHARACTERS), (CHINESE * 40, PASSAGE_CHARACTERS // 2)],
+    [(ENGLISH * 40, MOST), (CHINESE * 40, MOST // 2)],
     ids=["English", "Chinese"],
 )
 def test_passages_are_of_the_intended_length_and_end_with_a_sentence(text: str, most: int) -> None:
@@ -110,7 +112,7 @@ def test_passages_are_of_the_intended_length_and_end_with_a_sentence(text: str, 
 @pytest.mark.parametrize("text", [ENGLISH, CHINESE], ids=["English", "Chinese"])
 def test_a_passage_begins_with_the_end_of_the_one_before(text: str) -> None:
     numbered = "".join(f"{number}: {text}" for number in range(40))
-    most = PASSAGE_CHARACTERS if text.isascii() else PASSAGE_CHARACTERS // 2
+    most = MOST if text.isascii() else MOST // 2
     passages = [passage.page_content for passage in split([Document(numbered)], count, 512)]
     for before, after in pairwise(passages):
         shared = max(length for length in range(len(before)) if before.endswith(after[:length]))
