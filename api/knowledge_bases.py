@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -95,13 +95,14 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
     )
     async def add_files(request: Request, wait: bool = False, base: str = Depends(changed)) -> Response:
         """Multipart field `files`, one or many. Answers 202 when the files are stored and queued, or with `wait` 200
-        when each is searchable or failed. A file that could not even be stored comes back as failed, without an id."""
+        when each is searchable or failed. A file that could not even be stored comes back as failed, without an id; one
+        in whose place a newer one of its name has come meanwhile, as failed for the reason `replaced`."""
         async with received(request, FILES_FIELD, upload_folder) as uploads:
             records = [await _add(knowledge, base, upload.name, upload.path) for upload in uploads]
         if wait:
             stored = await knowledge.wait(base, [record.id for record in records if record.id])
             finished = {record.id: record for record in stored}
-            records = [finished.get(record.id, record) for record in records]
+            records = [finished.get(record.id) or (_gone(record) if record.id else record) for record in records]
         return JSONResponse([asdict(record) for record in records], 200 if wait else 202)
 
     @routes.get("/{name}/files/{file_id}", summary="One file")
@@ -148,6 +149,11 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
         return Hits(await knowledge.search(base, body.query, body.top_k))
 
     return routes
+
+
+def _gone(record: FileRecord) -> FileRecord:
+    sentence = "A newer file of this name took its place, or it was deleted, before it was read."
+    return replace(record, state="failed", reason="replaced", error=sentence)
 
 
 async def _add(knowledge: KnowledgeService, base: str, name: str, path: Path) -> FileRecord:

@@ -84,7 +84,7 @@ def import_base(
         archive = Archive(source, Path(folder))
         name = base_name(name) if name else archive.name
         if store.embedding_model() is None:
-            called = (model and model_name(model)) or archive.embedding_model
+            called = model_name(model) if model else archive.embedding_model
             store.ask_for_model(model or called.partition("@")[0], called)
         fits = store.embedding_model() == archive.embedding_model
         ids = [secrets.token_hex(16) for _ in archive.files]

@@ -23,6 +23,7 @@ _WHITE = {f"{_W}tab": "\t", f"{_W}br": "\n", f"{_W}cr": "\n", f"{_W}noBreakHyphe
 # which stands above it and would tear words apart.
 _UNSHOWN = {_FALLBACK, f"{_W}del", f"{_W}moveFrom", f"{_W}rt", f"{_W}pPr", f"{_W}rPr"}
 _REPORT_EVERY = 500  # blocks
+_REPEATED = 120  # characters; more than that is not said again in every row of a merged cell
 
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
@@ -122,14 +123,36 @@ def _level(block: Any, levels: dict[str, int]) -> int | None:
 
 def _table(table: Any) -> str:
     rows, marked = [], []
+    above: dict[int, str] = {}  # by the column of the grid
     for row in table.iter(f"{_W}tr"):
         if next(row.iterancestors(f"{_W}tbl")) is not table:
             continue  # the row of a table within a cell: it is in the text of that cell
         cells = [cell for cell in row.iter(f"{_W}tc") if next(cell.iterancestors(f"{_W}tr")) is row]
-        rows.append([" ".join(_text(cell).split()) for cell in cells])
+        above = _columns(row, cells, above)
+        rows.append(list(above.values()))
         marked.append(_is_on(row.find(f"{_W}trPr/{_W}tblHeader")) or _is_bold(row))
     # The first row is a header where Word is told so, or where it alone is bold.
     return table_lines(rows, has_header=len(rows) > 1 and marked[0] and not marked[1])
+
+
+def _columns(row: Any, cells: list[Any], above: dict[int, str]) -> dict[int, str]:
+    """The texts of a row by the columns where they begin. What is merged over several rows is said in each of them."""
+    texts: dict[int, str] = {}
+    column = _number(row.find(f"{_W}trPr/{_W}gridBefore"), 0)
+    for cell in cells:
+        merged = cell.find(f"{_W}tcPr/{_W}vMerge")
+        if merged is not None and merged.get(f"{_W}val") != "restart":
+            text = above.get(column, "")
+            texts[column] = text if len(text) <= _REPEATED else ""
+        else:
+            texts[column] = " ".join(_text(cell).split())
+        column += max(1, _number(cell.find(f"{_W}tcPr/{_W}gridSpan"), 1))
+    return texts
+
+
+def _number(property_: Any, otherwise: int) -> int:
+    value = property_.get(f"{_W}val") if property_ is not None else None
+    return int(value) if value and value.isdecimal() else otherwise
 
 
 def _is_bold(row: Any) -> bool:

@@ -334,6 +334,17 @@ def test_the_openapi_document_describes_the_routes(server: RunningServer) -> Non
     assert not any(path.startswith("/gradio_api") for path in paths)
 
 
+def test_of_two_files_of_one_name_the_second_stays_and_the_first_is_told_to_be_replaced(
+    server: RunningServer, base: str
+) -> None:
+    files = [("files", ("door.txt", f"The code of the door is {code}.")) for code in (1111, 2222)]
+    first, second = server.post(f"{base}/files?wait=true", files=files).json()
+    assert (second["state"], second["name"]) == ("searchable", "door.txt")
+    # The first was searchable for a moment, or was overtaken before.
+    assert first["state"] == "searchable" or (first["state"], first["reason"]) == ("failed", "replaced")
+    assert [record["id"] for record in server.get(f"{base}/files").json()] == [second["id"]]
+
+
 def test_a_file_on_its_way_is_cancelled_and_read_again(server: RunningServer, base: str) -> None:
     text = "\n\n".join(f"Entry {n}. " + f"Words of number {n} without end. " * 30 for n in range(3_000))
     (record,) = server.post(f"{base}/files", files={"files": ("long.txt", text)}).json()

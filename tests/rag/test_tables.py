@@ -56,6 +56,27 @@ def test_docx_without_a_header_row_gives_its_rows_as_they_are(tmp_path: Path) ->
     assert text_of(tmp_path / "file", with_table(PRICES)) == PLAIN
 
 
+def test_docx_says_what_is_merged_over_several_rows_in_each_of_them(tmp_path: Path) -> None:
+    rows = [
+        ["Country", "Class", "Days"],
+        ["Norway", "A", "28"],
+        ["", "B", "30"],
+        ["Sweden", "A", "25"],
+        ["All", "", "27"],
+    ]
+    document = with_table(rows)
+    table = document.tables[0]
+    make_bold(table.rows[0])
+    table.cell(1, 0).merge(table.cell(2, 0))
+    table.cell(4, 0).merge(table.cell(4, 1))
+    assert text_of(tmp_path / "file", document).split("\n") == [
+        "Country: Norway | Class: A | Days: 28",
+        "Country: Norway | Class: B | Days: 30",
+        "Country: Sweden | Class: A | Days: 25",
+        "All | 27",
+    ]
+
+
 def test_docx_in_bold_all_over_has_no_header(tmp_path: Path) -> None:
     document = with_table(PRICES)
     for row in document.tables[0].rows:

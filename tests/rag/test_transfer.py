@@ -116,6 +116,32 @@ async def test_vectors_of_another_model_are_left_out_and_the_files_read_again(tm
     assert await answers(tmp_path / "b", base="新") == before
 
 
+async def test_a_model_that_is_named_and_not_here_yet_does_not_get_the_vectors_of_another(tmp_path: Path) -> None:
+    await make(tmp_path / "a")
+    with closing(open_store(tmp_path / "a", "")) as store:
+        export_base(store, tmp_path / "a", "kb", tmp_path / "kb.zip")
+    with closing(open_store(tmp_path / "b", "")) as other:
+        done = import_base(other, tmp_path / "b", tmp_path / "kb.zip", model="somebody/never-downloaded")
+        assert (done.files, done.passages, done.waiting) == (3, 0, 3)
+        assert other.embedding_model() is None
+
+
+async def test_a_log_of_the_same_line_over_and_over_comes_back(tmp_path: Path) -> None:
+    knowledge = KnowledgeService(tmp_path / "a", embeddings=HashedEmbeddings())
+    await knowledge.start()
+    await knowledge.create("logs")
+    log = tmp_path / "pump.txt"
+    log.write_text("The pump is running.\n" * 300_000)
+    (record,) = await knowledge.wait("logs", [(await knowledge.add_file("logs", "pump.txt", log)).id])
+    assert record.state == "searchable"
+    await knowledge.close()
+    with closing(open_store(tmp_path / "a", "")) as store:
+        export_base(store, tmp_path / "a", "logs", tmp_path / "logs.zip")
+    with closing(open_store(tmp_path / "b", "")) as other:
+        done = import_base(other, tmp_path / "b", tmp_path / "logs.zip")
+        assert (done.files, done.passages) == (1, record.passages)
+
+
 def test_the_commands_say_what_they_did_and_what_is_wrong(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
