@@ -3,7 +3,7 @@
     python -m bench.gateway_vllm [--streams 1 8 32] [--rounds 5]
 
 A model of some 110 million random parameters, on whatever vLLM runs on here. Direct and through Quartet take turns in
-one run; the ratio is that of the medians.
+one run; the ratio is the median of those of the turns. On a machine whose speed wanders each turn's is told, too.
 """
 
 from __future__ import annotations
@@ -59,15 +59,14 @@ async def started(folder: Path) -> VllmEngine:
 
 
 def compare(direct: Load, through: Load, rounds: int) -> float:
-    """Print and give the ratio of the medians."""
-    rates: dict[int, list[float]] = {direct.port: [], through.port: []}
-    for _ in range(rounds):
-        for load in (direct, through):
-            rates[load.port].append(TOKENS * measure(load).answers_per_second)
-    one, other = (statistics.median(rates[load.port]) for load in (direct, through))
+    """Print and give the median of the turns' ratios."""
+    turns = [[TOKENS * measure(load).answers_per_second for load in (direct, through)] for _ in range(rounds)]
+    ratios = [other / one for one, other in turns]
+    one, other = (statistics.median(rates) for rates in zip(*turns, strict=True))
     print(f"{direct.streams} at once: direct {one:,.1f} tokens/s, through Quartet {other:,.1f}", end="")
-    print(f": {other / one:.3f} of direct (goal: {GOAL})", flush=True)
-    return other / one
+    each = ", ".join(f"{ratio:.3f}" for ratio in ratios)
+    print(f": {statistics.median(ratios):.3f} of direct (turns {each}; goal: {GOAL})", flush=True)
+    return statistics.median(ratios)
 
 
 async def main() -> None:
