@@ -27,7 +27,7 @@ _ITEM = re.compile(
     r"(?:[-*+•·‣◦▪■●○–]|\(?\d{1,3}[.)、]|\(?[A-Za-z][.)]|[（(]?[一二三四五六七八九十]{1,3}[)）、]|第.{1,5}[章节節条條])\s*\S"
 )
 _SENTENCE_END = re.compile(r"[.!?:;。！？：；…][\"'”’」』)）\]]*$")
-_HYPHENATED = re.compile(r"[^\W\d_]-$")
+_HYPHENATED = re.compile(r"[^\W\d_][-\u2010]$")  # typeset documents have a hyphen of their own
 
 
 def clean_text(text: str) -> str:

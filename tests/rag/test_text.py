@@ -146,10 +146,11 @@ def test_more_text_than_allowed_is_refused(tmp_path: Path) -> None:
     assert caught.value.reason == "too_large"
 
 
-def test_lines_broken_at_a_width_become_paragraphs() -> None:
+@pytest.mark.parametrize("hyphen", ["-", "\u2010"])
+def test_lines_broken_at_a_width_become_paragraphs(hyphen: str) -> None:
     lines = [
         "The lighthouse at Cape Arlen was built in 1871 from",
-        "grey granite by masons who came from the neigh-",
+        f"grey granite by masons who came from the neigh{hyphen}",
         "bouring valley and stayed.",
         "",
         "Nobody has lived there since the lamp was",
@@ -224,7 +225,7 @@ def test_joining_takes_time_in_proportion_to_the_text(join: Callable[[str], str]
 @given(st.lists(st.text(max_size=80), max_size=12))
 def test_unwrapping_loses_nothing_but_white_space_and_hyphens(lines: list[str]) -> None:
     def letters(text: str) -> str:
-        return "".join(text.replace("-", "").split())
+        return "".join(text.replace("-", "").replace("\u2010", "").split())
 
     text = "\n".join(lines)
     assert letters(join_wrapped(text)) == letters(text)
@@ -233,6 +234,6 @@ def test_unwrapping_loses_nothing_but_white_space_and_hyphens(lines: list[str]) 
 @given(st.lists(st.text(max_size=80), max_size=12))
 def test_joining_loses_nothing_but_white_space_and_hyphens(lines: list[str]) -> None:
     def letters(text: str) -> str:
-        return "".join(text.replace("-", "").split())
+        return "".join(text.replace("-", "").replace("\u2010", "").split())
 
     assert letters(join_lines(lines)) == letters("\n".join(lines))
