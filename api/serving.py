@@ -115,8 +115,14 @@ class Server(uvicorn.Server):
     drain = 30.0
 
     def __init__(
-        self, app: ASGIApp, on_listening: Callable[[], None], busy: Callable[[], int], on_drain: Callable[[int], None]
+        self,
+        app: ASGIApp,
+        on_listening: Callable[[], None],
+        busy: Callable[[], int],
+        on_drain: Callable[[int], None],
+        connections: int = 512,
     ) -> None:
+        """`connections` at once; who comes when they are taken is sent away without an answer of ours."""
         super().__init__(
             uvicorn.Config(
                 app,
@@ -124,7 +130,7 @@ class Server(uvicorn.Server):
                 ws=self.socket_protocol,
                 log_config=None,
                 access_log=False,
-                limit_concurrency=512,
+                limit_concurrency=connections,
                 timeout_keep_alive=15,
                 timeout_graceful_shutdown=5,
                 ws_max_size=1_048_576,

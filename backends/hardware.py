@@ -120,6 +120,11 @@ def gpus() -> list[Gpu]:
     return [Gpu(int(total) * 1024**2, int(free) * 1024**2) for total, free in rows]
 
 
+def gpu_memory_free() -> int:
+    """Free bytes of all GPUs together; 0 without one. Blocking."""
+    return sum(gpu.free for gpu in gpus())
+
+
 def memory_free(devices: int = 1) -> int:
     """Free bytes where a model would live: on the `devices` emptiest GPUs together, else in main memory. Blocking."""
     if found := gpus():

@@ -28,10 +28,11 @@ Prepare = Callable[[ModelSpec, EngineSettings, int, Report], Awaitable[tuple[Can
 
 @dataclass(frozen=True)
 class SwitchPolicy:
-    """Seconds: how long a replaced model may finish its answers, and how long a request waits while none is there."""
+    """Seconds: how long a replaced model may finish its answers, and how long a request waits while none is there; the
+    second begins before the first and lasts for the start of the new model too."""
 
     drain: float = 120.0
-    wait: float = 120.0
+    wait: float = 300.0
     restart: RestartPolicy = field(default_factory=RestartPolicy)
 
 
@@ -44,7 +45,8 @@ class ModelManager:
         prepare: Prepare = prepare_candidate,
         policy: SwitchPolicy | None = None,
     ) -> None:
-        self._settings, self._prepare, self._policy = settings, prepare, policy or SwitchPolicy()
+        self._settings, self._prepare = settings, prepare
+        self._policy = policy or SwitchPolicy(wait=settings.patience.first_token)
         self._line = Line(settings.max_in_flight, settings.max_waiting, self._policy.wait)
         self._quote = QuoteModel()
         self._service: Service | None = None
@@ -157,13 +159,13 @@ class ModelManager:
     async def _switch(self, spec: ModelSpec) -> None:
         old = self._service
         leaving = [*self._retiring.values(), *([old] if old is not None and old.ready else [])]
-        given_back = sum(service.candidate.memory for service in leaving)
+        given_back = sum(service.held for service in leaving)
         candidate, fits_beside = await self._prepare(spec, self._settings, given_back, self._report)
         if not fits_beside:
             await self._retired()
         self._newest = new = Service(candidate, self._publish, self._policy.restart, self._settings.idle_timeout)
         if old is None or fits_beside:
-            self._starting = old is None
+            self._starting = old is None or not (old.ready or old.asleep)
             await new.start(self._report)
         else:
             await self._replace(old, new)
@@ -226,7 +228,9 @@ class ModelManager:
             async with asyncio.timeout(self._policy.wait):
                 while True:
                     service, changed = self._service, self._changed
-                    if service is not None and not service.restarting:
+                    # One that was given up is not asked while another takes its place.
+                    serving = service is not None and (service.ready or service.asleep)
+                    if service is not None and (serving or not (service.restarting or self._starting)):
                         return service
                     if service is None and not self._starting:
                         return self._without_model(messages)

@@ -12,8 +12,9 @@ from backends import hub
 from backends.engines.base import Report
 from backends.engines.factory import choose_backend, engine_maker
 from backends.engines.remote import RemoteEngine, served_by_any, server_roots
+from backends.engines.vllm import devices_asked, given
 from backends.errors import InvalidRequest
-from backends.hardware import check_fits, memory_free, memory_needed
+from backends.hardware import check_fits, gpus, memory_free, memory_needed
 from backends.job import run_job
 from backends.specs import Candidate, EngineSettings, ModelSpec
 from backends.types import Progress
@@ -48,9 +49,12 @@ async def prepare_candidate(
     report(Progress("reading the model's description"))
     checkpoint = await asyncio.to_thread(recognise, folder, spec.model_type)
     need = await asyncio.to_thread(memory_needed, folder, settings.precision)
-    free = await asyncio.to_thread(memory_free)
-    check_fits(need, free + given_back, name)
     backend = await asyncio.to_thread(choose_backend, spec.backend, checkpoint, settings)
+    devices = devices_asked(settings.engine_args) if backend == "vllm" else 1
+    free = await asyncio.to_thread(memory_free, devices)
+    # What is spread over other machines, or made smaller while it is loaded, the engine itself must tell.
+    if devices <= max(1, len(await asyncio.to_thread(gpus))) and not given("--quantization", settings.engine_args):
+        check_fits(need, free + given_back, name)
     readable = folder if checkpoint.native else await _convert(checkpoint, spec, settings, report)
     kv_bytes = need.kv_per_token * (checkpoint.context_length or 0)
     engine = await asyncio.to_thread(engine_maker, backend, readable, name, kv_bytes, settings)

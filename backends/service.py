@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from backends.engines.base import Engine, Report
 from backends.errors import EngineFailed, ModelError
+from backends.hardware import gpu_memory_free
 from backends.specs import Candidate
 from backends.types import ChatModel, Delta, Message, SamplingParams
 
@@ -20,7 +21,7 @@ _log = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class RestartPolicy:
     """A crashed engine is started again after `first_wait`, twice that, ... seconds; after `tries` crashes within
-    `window` seconds it is left alone."""
+    `window` seconds, or as many starts that failed however long they took, it is left alone."""
 
     first_wait: float = 1.0
     tries: int = 5
@@ -35,6 +36,7 @@ class Service:
     ) -> None:
         self.candidate = candidate
         self.in_flight = 0
+        self.held = candidate.memory  # bytes; on a GPU engines take more than a model needs, for their cache
         self._error = ""
         self.asleep = False  # the engine was idle and gave its memory back; the next stream starts it again
         # What runs elsewhere takes no memory here that could be given back.
@@ -91,11 +93,14 @@ class Service:
 
     async def _start_engine(self, report: Report) -> None:
         self._engine = self.candidate.engine()
+        before = await asyncio.to_thread(gpu_memory_free) if self.candidate.memory else 0
         try:
             self._model = await self._engine.start(report)
         except BaseException:
             await self._stop_engine()
             raise
+        taken = before - await asyncio.to_thread(gpu_memory_free) if before else 0
+        self.held = max(self.candidate.memory, taken)
         self._settled.set()
 
     async def _keep_alive(self, report: Report) -> None:
@@ -105,17 +110,19 @@ class Service:
             reason = await self._engine.ended()
             self._settled.clear()
             await self._stop_engine()
+            crashes = [then for then in crashes if clock() - then < self._policy.window] + [clock()]
+            failures = len(crashes)
             while self._model is None:
-                crashes = [then for then in crashes if clock() - then < self._policy.window] + [clock()]
-                if len(crashes) > self._policy.tries:
-                    self._give_up(reason, len(crashes))
+                if failures > self._policy.tries:
+                    self._give_up(reason, failures)
                     return
                 self._changed(f"The engine ended by itself and is being restarted: {reason}")
-                await asyncio.sleep(self._policy.first_wait * 2 ** (len(crashes) - 1))
+                await asyncio.sleep(self._policy.first_wait * 2 ** (failures - 1))
                 try:
                     await self._start_engine(report)
                 except ModelError as error:
                     reason = error.message
+                    failures += 1
             self._changed("")
 
     def _give_up(self, reason: str, crashes: int) -> None:

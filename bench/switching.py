@@ -57,11 +57,13 @@ async def run(manager: ModelManager, models: Sequence[Served], switches: int, cl
     outcome, over = Outcome(), asyncio.Event()
     await manager.load(models[0].spec)
     serving = [models[0].answer]  # of every model that was put into service, in order
-    asking = [asyncio.create_task(_ask(manager, serving, outcome, over)) for _ in range(clients)]
+    settled = [0]  # the last entry is the place in `serving` of the newest one that was ready
+    asking = [asyncio.create_task(_ask(manager, serving, settled, outcome, over)) for _ in range(clients)]
     for number, model in enumerate(itertools.islice(itertools.cycle(models), 1, switches + 1), 1):
         began = time.perf_counter()
         serving.append(model.answer)
         await manager.load(model.spec)
+        settled.append(number)
         outcome.switches.append(time.perf_counter() - began)
         await asyncio.sleep(0.5)
         outcome.left_over += [f"after switch {number}: {name}" for name in await _left_over()]
@@ -70,17 +72,19 @@ async def run(manager: ModelManager, models: Sequence[Served], switches: int, cl
     return outcome
 
 
-async def _ask(manager: ModelManager, serving: list[str], outcome: Outcome, over: asyncio.Event) -> None:
+async def _ask(
+    manager: ModelManager, serving: list[str], settled: list[int], outcome: Outcome, over: asyncio.Event
+) -> None:
     while not over.is_set():
-        first = len(serving) - 1
+        first = settled[-1]
         try:
             stream = manager.stream([Message("user", QUESTION)], SamplingParams(do_sample=False, max_new_tokens=40))
             answer = "".join([delta.text async for delta in stream]).strip()
         except QuartetError as error:
             outcome.lost.append(error.message)
             continue
-        # The model before the newest one may have answered until the newest one was ready.
-        if answer in serving[max(0, first - 1) :]:
+        # Whoever was in service when it was asked, or came into service before the answer began.
+        if answer in serving[first:]:
             outcome.answers += 1
         else:
             outcome.wrong.append(answer)

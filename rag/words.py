@@ -6,6 +6,7 @@ Knows no store; the same text gives the same words when it is filed and when it 
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import re
 import threading
@@ -144,6 +145,10 @@ def _made_jieba() -> Any:
     tokenizer = jieba.Tokenizer()
     # jieba would read a marshalled dictionary from the system's temp folder, where anybody may have put it.
     # Reading the dictionary itself takes no longer than it must, and happens once.
-    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    with tokenizer.get_dict_file() as file:
+        # At once: reads between lines would let go of the interpreter so often and so briefly that no thread which
+        # waits for it ever asks for its turn, and the event loop would stand still for half a second.
+        lines = io.BytesIO(file.read())
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(lines)
     tokenizer.initialized = True
     return tokenizer

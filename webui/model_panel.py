@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MODEL_TYPES = ("qwen", "llama", "chatglm", "baichuan")
-BACKENDS = ("auto", "transformers", "vllm")
+BACKENDS = ("auto", "transformers", "vllm", "openai")
 GIB = 1024**3
 BUSY_SECONDS, QUIET_SECONDS = 0.7, 3.0
 
@@ -167,10 +167,11 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     ) -> tuple[str, Any]:
         if not is_admin(request, texts):
             return gr.skip(), gr.skip()
-        if not model_path or not model_path.strip():
+        named = (model_path or "").strip()
+        if not named and backend_name != "openai":  # a server elsewhere has one of its own
             say(texts.no_path, texts)
             return gr.skip(), gr.skip()
-        return _start(models, ModelSpec(model_path.strip(), model_type or "", backend_name or "auto"), texts)
+        return _start(models, ModelSpec(named, model_type or "", backend_name or "auto"), texts)
 
     async def stop(request: gr.Request) -> tuple[str, Any]:
         if not is_admin(request, texts):

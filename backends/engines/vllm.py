@@ -27,6 +27,8 @@ _ROOT = Path(__file__).resolve().parents[2]
 # What stays free of a GPU beside vLLM, for the driver and the embedding model.
 _GPU_RESERVE = GIB
 _CPU_KV_GIB = (1, 8)  # at least, at most
+# By which Quartet finds it and asks it.
+_OURS = ("--host", "--port", "--model", "--served-model-name", "--api-key")
 # Where vLLM's processes find our plugin, by its entry point, and what it imports.
 _PLUGIN_PATH = os.pathsep.join((str(_ROOT / "backends" / "engines" / "vllm_plugin" / "entry"), str(_ROOT)))
 # The two-way attention and 2D positions of the first ChatGLM have no implementation in vLLM.
@@ -75,6 +77,8 @@ class VllmEngine:
         """Raises EngineFailed with the reason in plain words."""
         if not self._options.python:
             raise EngineFailed("vLLM is not installed: run `make vllm` once, or use --backend transformers.")
+        if taken := [flag for flag in _OURS if given(flag, self._options.engine_args)]:
+            raise EngineFailed(f"Quartet itself sets {taken[0]} of vLLM: take it out of --engine-args.")
         report(Progress("starting vLLM"))
         self._gpus = await asyncio.to_thread(gpus)
         self._family = await asyncio.to_thread(_is_of_the_families, self._folder)
@@ -94,7 +98,8 @@ class VllmEngine:
         if self._family and not given("--tokenizer", extra):
             flags["--tokenizer-mode"] = TOKENIZER_MODE
         if self._gpus:
-            flags["--gpu-memory-utilization"] = f"{gpu_share(self._gpus):.3f}"
+            used = self._gpus[: devices_asked(extra)]  # vLLM takes the first ones
+            flags["--gpu-memory-utilization"] = f"{gpu_share(used):.3f}"
         ours = [part for flag, value in flags.items() if not given(flag, extra) for part in (flag, value)]
         command = [self._options.python, "-m", "vllm.entrypoints.openai.api_server"]
         command += ["--host", "127.0.0.1", "--port", str(port), "--model", str(self._folder)]
@@ -122,6 +127,22 @@ def _is_of_the_families(folder: Path) -> bool:
 def given(flag: str, extra: Sequence[str]) -> bool:
     """Whether the operator set this flag, as `--flag value`, `--flag=value` or with underscores."""
     return any(part.split("=")[0].replace("_", "-") == flag for part in extra)
+
+
+def devices_asked(extra: Sequence[str]) -> int:
+    """How many GPUs the operator spreads a model over."""
+    sizes = (_number(extra, "--tensor-parallel-size", "-tp"), _number(extra, "--pipeline-parallel-size", "-pp"))
+    return max(1, math.prod(sizes))
+
+
+def _number(extra: Sequence[str], *flags: str) -> int:
+    """What one of `flags` is set to; 1 without it, or where vLLM will say what is wrong."""
+    for at, part in enumerate(extra):
+        flag, _, value = part.partition("=")
+        if flag.replace("_", "-") in flags:
+            value = value or "".join(extra[at + 1 : at + 2])
+            return int(value) if value.isdecimal() else 1
+    return 1
 
 
 def gpu_share(found: Sequence[Gpu]) -> float:

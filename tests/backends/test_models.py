@@ -61,9 +61,11 @@ class World:
 
     def __init__(self, folder: Path, in_flight: int = 64, idle_timeout: float = 0.0) -> None:
         self.folder, self.memory, self.how = folder, 2, dict[str, str]()
+        self.given_back = list[int]()  # what each load was told that the models before it hold
         self.held = asyncio.Event()
         self.held.set()
-        policy = SwitchPolicy(drain=20, wait=20, restart=RestartPolicy(first_wait=0.05, tries=3))
+        # A window shorter than a start: what fails to start must be given up all the same.
+        policy = SwitchPolicy(drain=20, wait=20, restart=RestartPolicy(first_wait=0.05, tries=3, window=0.05))
         settings = EngineSettings(folder, max_in_flight=in_flight, max_waiting=2, idle_timeout=idle_timeout)
         self.manager = ModelManager(settings, self.prepare, policy)
 
@@ -71,6 +73,7 @@ class World:
         self, spec: ModelSpec, settings: EngineSettings, given_back: int, report: Report
     ) -> tuple[Candidate, bool]:
         await self.held.wait()
+        self.given_back.append(given_back)
         if spec.model_path == "no-model":
             raise ModelUnusable("no-model is no model folder.")
         engine = partial(ScriptedEngine, spec.model_path, self.how, self.folder / f"{spec.model_path}.log")
@@ -84,6 +87,12 @@ class World:
     async def ask(self, text: str, *quotations: Quotation) -> str:
         stream = self.manager.stream([Message("user", text, text, quotations)], PLAIN)
         return "".join([delta.text async for delta in stream])
+
+    async def until_started(self) -> None:
+        """Until there is the process of an engine."""
+        async with asyncio.timeout(20):
+            while not self.engines():  # noqa: ASYNC110  nothing tells of it
+                await asyncio.sleep(0.02)
 
     async def until(self, state: str) -> ModelStatus:
         async with asyncio.timeout(20):
@@ -232,9 +241,21 @@ async def test_an_engine_that_keeps_crashing_is_given_up_with_the_reason(tmp_pat
         assert "not enough memory" in status.error
         with pytest.raises(EngineFailed, match="load the model again"):
             await it.ask("hello")
-        it.how.clear()
+        it.how["beta"] = "slow-start"
+        it.manager.start_loading(ModelSpec("beta"))
+        await it.until_started()
+        assert await it.ask("hello") == "beta: hello"  # it waited, and was not sent to the one that was given up
+
+
+async def test_a_switch_counts_on_all_that_an_engine_took_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = iter([100, 30, 30, 29])  # before and after each start
+    monkeypatch.setattr("backends.service.gpu_memory_free", lambda: next(free))
+    async with world(tmp_path) as it:
         await it.manager.load(ModelSpec("alpha"))
-        assert await it.ask("hello") == "alpha: hello"
+        await it.manager.load(ModelSpec("beta"))
+        assert it.given_back == [0, 70]  # where a model of size 1 was expected to take 1
 
 
 async def test_unload_gives_up_a_load_and_ends_the_model(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import pytest
 from backends.engines.factory import choose_backend, engine_maker
 from backends.errors import ModelUnusable
 from backends.families import Checkpoint, recognise
-from backends.hardware import GIB
+from backends.hardware import GIB, Gpu
 from backends.models import EngineSettings, ModelManager, ModelSpec
 from backends.preparation import prepare_candidate
 from backends.types import Progress
@@ -46,6 +46,37 @@ async def test_a_model_too_large_for_memory_is_refused_before_loading(tmp_path: 
     said = await refusal(ModelSpec(str(await asyncio.to_thread(huge, folder))), tmp_path)
     assert said.startswith("Giant-32T needs about ")
     assert "choose a smaller model" in said
+
+
+@pytest.mark.parametrize(
+    ("args", "fits"),
+    [
+        ((), False),
+        (("--tensor-parallel-size", "2"), True),
+        (("--quantization", "fp8"), True),  # how much smaller it gets is vLLM's to know
+        (("--tensor-parallel-size", "2", "--pipeline-parallel-size", "4"), True),  # GPUs of other machines
+    ],
+)
+async def test_a_model_may_need_all_the_gpus_that_it_is_spread_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], fits: bool
+) -> None:
+    folder = tmp_path / "Large"
+    folder.mkdir()
+    config = {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    with (folder / "model.safetensors").open("wb") as file:
+        file.truncate(100 * GIB)
+    two = [Gpu(80 * GIB, 78 * GIB)] * 2
+    for module in ("hardware", "preparation"):
+        monkeypatch.setattr(f"backends.{module}.gpus", lambda: two)
+    settings = EngineSettings(tmp_path, engine_args=args, vllm_python="python")
+    spec = ModelSpec(str(folder), backend="vllm")
+    if fits:
+        candidate, _ = await prepare_candidate(spec, settings, 0, lambda progress: None)
+        assert candidate.memory > 100 * GIB
+    else:
+        with pytest.raises(ModelUnusable, match="Large needs about"):
+            await prepare_candidate(spec, settings, 0, lambda progress: None)
 
 
 async def test_a_folder_that_is_no_model_is_refused(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from backends.engines.failures import why_it_ended
 from backends.engines.vllm import (
     VllmEngine,
     VllmOptions,
+    devices_asked,
     environment,
     given,
     gpu_share,
@@ -35,6 +36,14 @@ ENTRY = ROOT / "backends" / "engines" / "vllm_plugin" / "entry"
 async def test_without_vllm_it_says_how_to_get_it(tmp_path: Path) -> None:
     engine = VllmEngine(tmp_path, "tiny", tmp_path / "vllm.log", VllmOptions(python=""))
     with pytest.raises(EngineFailed, match="make vllm"):
+        await engine.start(lambda progress: None)
+    await engine.stop()
+
+
+async def test_what_quartet_finds_its_engine_by_is_not_the_operators_to_set(tmp_path: Path) -> None:
+    options = VllmOptions(python=sys.executable, engine_args=("--max-model-len", "512", "--served_model_name=mine"))
+    engine = VllmEngine(tmp_path, "tiny", tmp_path / "vllm.log", options)
+    with pytest.raises(EngineFailed, match=r"--served-model-name of vLLM: take it out of --engine-args"):
         await engine.start(lambda progress: None)
     await engine.stop()
 
@@ -133,6 +142,30 @@ def test_the_share_of_a_gpu_is_what_is_left_of_the_fullest_one() -> None:
     assert gpu_share([Gpu(80 * GIB, 80 * GIB)]) == 0.92
     assert gpu_share([Gpu(80 * GIB, 80 * GIB), Gpu(80 * GIB, 41 * GIB)]) == 0.5
     assert gpu_share([Gpu(80 * GIB, 0)]) == 0.05
+
+
+def test_gpus_that_it_does_not_use_do_not_matter(tmp_path: Path) -> None:
+    for args, share in (((), "0.920"), (("--tensor-parallel-size", "2"), "0.500")):
+        options = VllmOptions("python", "auto", args, kv_bytes=GIB)
+        engine = VllmEngine(tmp_path, "Qwen/Qwen3-4B", tmp_path / "vllm.log", options)
+        engine._gpus = [Gpu(80 * GIB, 80 * GIB), Gpu(80 * GIB, 41 * GIB), Gpu(80 * GIB, 0)]
+        command = list(engine._launch(8123, "the-key").command)
+        assert command[command.index("--gpu-memory-utilization") + 1] == share
+
+
+@pytest.mark.parametrize(
+    ("args", "devices"),
+    [
+        ((), 1),
+        (("--tensor-parallel-size", "4"), 4),
+        (("-tp=2", "--pipeline_parallel_size", "3"), 6),
+        (("--tensor-parallel-size", "many"), 1),
+        (("--tensor-parallel-size",), 1),
+        (("--max-model-len", "4096"), 1),
+    ],
+)
+def test_how_many_gpus_the_operator_asks_for(args: tuple[str, ...], devices: int) -> None:
+    assert devices_asked(args) == devices
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,9 @@
 
 Loaded by the interpreter itself at start, before any of our code; it takes the place of `uvloop.run`. A loop stands
 still while it computes, waits for a lock (the interpreter's own too) or for a disk. What the machine did is taken
-off: the time that threads waited for a processor, by Linux's own count, and where nothing of Python ran at all, what
-the process did not compute either (its pages were being read back, or all of the machine was paused).
+off: the time that threads waited for a processor, by Linux's own count, what the host of a virtual machine took of its
+processors meanwhile, and where nothing of Python ran at all, what the process did not compute either (its pages were
+being read back, or all of the machine was paused).
 """
 
 import asyncio
@@ -31,6 +32,12 @@ def _waited_for_a_processor(but: int | None) -> dict[str, float]:
     return waited
 
 
+def _stolen() -> float:
+    """Seconds that the host had this machine's processors for others, since it began. Source: Linux, proc_stat(5)."""
+    with open("/proc/stat", encoding="ascii") as file:
+        return int(file.readline().split()[8]) / os.sysconf("SC_CLK_TCK")
+
+
 class _Watch:
     """Ticks on the loop; a thread beside it looks at what all threads do while no tick comes."""
 
@@ -42,20 +49,21 @@ class _Watch:
         gc.callbacks.append(self.collects)
         self.beside = threading.Thread(target=self.look, daemon=True)
         self.beside.start()
-        self.waited = _waited_for_a_processor(self.beside.native_id)
+        self.waited, self.stolen = _waited_for_a_processor(self.beside.native_id), _stolen()
         self.tick()
 
     def tick(self) -> None:
         now, waited = time.monotonic(), _waited_for_a_processor(self.beside.native_id)
-        computed = time.process_time()
-        machine = sum(seconds - self.waited.get(task, 0.0) for task, seconds in waited.items())
+        computed, stolen = time.process_time(), _stolen()
+        machine = stolen - self.stolen + sum(seconds - self.waited.get(task, 0.0) for task, seconds in waited.items())
         still = now - self.ticked - _EVERY - machine
         if max(self.deaf, now - self.looked) > _LIMIT:
             still = min(still, computed - self.computed)
         if still > _LIMIT:
             with open(_LOG, "a", encoding="utf-8") as log:
                 log.write(f"the loop stood still for {1000 * still:.0f} ms\n{self.seen}\n")
-        self.ticked, self.waited, self.computed, self.deaf, self.seen = time.monotonic(), waited, computed, 0.0, ""
+        self.ticked, self.waited, self.stolen, self.computed = time.monotonic(), waited, stolen, computed
+        self.deaf, self.seen = 0.0, ""
         self.loop.call_later(_EVERY, self.tick)
 
     def collects(self, phase: str, info: dict[str, int]) -> None:

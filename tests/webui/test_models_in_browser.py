@@ -9,6 +9,7 @@ from playwright.sync_api import expect
 from tests import checkpoints
 from tests.browser import Visit, Window
 from tests.running_server import RunningServer, StartServer
+from tests.scripted_engine import scripted_engine
 
 QUESTION = "Who keeps the bees?"
 
@@ -23,6 +24,23 @@ def _wait_until_idle(server: RunningServer, limit: float) -> None:
     while server.get("/api/status").json()["model"]["in_flight"]:
         assert time.monotonic() < deadline, f"the engine still answered after {limit} s"
         time.sleep(0.05)
+
+
+def test_a_server_elsewhere_can_be_chosen_on_the_page(start_server: StartServer, visit: Visit) -> None:
+    with scripted_engine() as elsewhere:
+        server = start_server("--engine-url", elsewhere.url)
+        server.wait_for_model()
+        window = visit(server.url)
+        page = window.page
+        page.locator("#model-status .q-state-ready").wait_for()
+        page.click("#model-unload")
+        page.locator("#model-status .q-state-empty").wait_for()
+        page.fill("#model-path input, #model-path textarea", "")
+        page.click("#model-options button")
+        page.get_by_label("Backend").click()
+        page.get_by_role("option", name="openai").click()
+        page.click("#model-load")
+        page.locator("#model-status .q-state-ready").wait_for()
 
 
 def test_load_a_model_chat_switch_stop_and_clear(start_server: StartServer, visit: Visit) -> None:

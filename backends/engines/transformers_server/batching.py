@@ -1,7 +1,7 @@
 """Token ids in, token ids out, many requests at once: transformers' continuous batching behind async iterators.
 
-On two CPU cores `bench/generation.py` saw 48 tokens a second for one stream and 113 for eight, where `generate()` alone
-makes 54 whatever the number: one stream pays a tenth for what eight gain.
+On two CPU cores `bench/generation.py` saw 29 tokens a second for one stream and 129 for eight, where `generate()` alone
+makes 26 and 24.
 """
 
 from __future__ import annotations
