@@ -15,7 +15,7 @@ from tests import checkpoints, documents
 from tests.running_server import ROOT, RunningServer, StartServer, clean_environment
 
 WATCHDOG = Path(__file__).parent / "loop_watchdog"
-LIMIT, LONG = 0.05, 0.25  # seconds
+LIMIT, LONG = 0.05, 0.1  # seconds
 
 
 def watched(log: Path) -> dict[str, str]:
@@ -83,9 +83,9 @@ def test_the_loop_goes_on_while_people_chat_upload_search_and_switch(start_serve
     server.stop()
     told = still.read_text() if still.exists() else ""
     times = [int(time) for time in re.findall(r"^the loop stood still for (\d+) ms", told, re.MULTILINE)]
-    # What is done wrong in a request is seen in each of the many above, and what is done wrong once is long. A few
-    # short ones come where the machine is busy with others.
-    assert len(times) <= 5, told
+    # What is done wrong in a request is seen in each of the many above, and what is done wrong once is long. A short
+    # one or two may come where the machine is busy with others.
+    assert len(times) <= 2, told
     assert max(times, default=0) <= 1000 * LONG, told
 
 
