@@ -54,7 +54,8 @@ async def ingest(folder: Path, model: WorkerEmbeddings, seed: int, files: int, p
 def passages(data: Path) -> list[str]:
     """The passages that were embedded."""
     store = open_store(data, "")
-    found = [text for record in store.files("kb") for text, *_ in store.whole_file(record.id)[1]]
+    model = store.embedding_model() or ""
+    found = [text for record in store.files("kb") for text, *_ in store.whole_file(record.id, model)[1]]
     store.close()
     return found
 

@@ -13,7 +13,7 @@ from backends.errors import Conflict
 from rag import sql_whole
 from rag.owners import name_of, owner_of
 from rag.sql_parts import SqlPart
-from rag.sql_rows import base_id_of
+from rag.sql_rows import base_id_of, models_stay, serving_slot
 from rag.store import Vectors, files, knowledge_bases
 from rag.types import KnowledgeBase
 
@@ -60,20 +60,27 @@ class SqlBases(SqlPart):
         self._forget()
         return gone
 
-    def add_whole_base(self, name: str, whole: sql_whole.Whole) -> None:
-        """A new base with all its files, or nothing. Raises Conflict when there is one of this name."""
+    def add_whole_base(self, name: str, whole: sql_whole.Whole, model: str) -> bool:
+        """A new base with all its files, or nothing. Raises Conflict when there is one of this name.
+
+        Returns whether the vectors, which are of `model`, are of the one in service; if not, the passages are left out
+        and the files are queued."""
         with self._new_base(name) as (db, base_id):
+            models_stay(db)  # until the vectors are where this one's belong
+            fits = model == serving_slot(db)[1] != ""
             for file in whole:
-                if sql_whole.add_file(db, base_id, file):
+                if sql_whole.add_file(db, base_id, file if fits else sql_whole.unread(file)):
                     self._file_words(db, base_id, file[0].id)
                 self._keep(db, file[0].id, file[4])
             version = sql_whole.changed(db, base_id)
         self._changed(base_id, version, added="")
+        return fits
 
-    def whole_file(self, file_id: str) -> tuple[str, list[sql_whole.Passage], Vectors]:
-        """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
+    def whole_file(self, file_id: str, model: str) -> tuple[str, list[sql_whole.Passage], Vectors]:
+        """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors, which are of `model`. Raises
+        ModelChanged when that is not in service."""
         with self._db.read() as db:
-            return sql_whole.whole_file(db, file_id)
+            return sql_whole.whole_file(db, file_id, model)
 
 
 def _base(key: str, files: int, passages: int) -> KnowledgeBase:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, exists, func, insert, select, update
 from sqlalchemy import delete as delete_from
 
 from rag.sql_parts import SqlPart
+from rag.sql_rows import models_stay
 from rag.store import (
     ModelRecord,
     Vectors,
@@ -18,7 +19,6 @@ from rag.store import (
     files,
     knowledge_bases,
     passages,
-    settings,
     vector_slots,
 )
 
@@ -34,7 +34,7 @@ class SqlModels(SqlPart):
 
     def ask_for_model(self, source: str, name: str) -> None:
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             serving, other = _models(db)
             if serving and name in (serving.name, "") and (name or serving.source == source):
                 _set(db, serving.slot, source=source)
@@ -55,7 +55,7 @@ class SqlModels(SqlPart):
             if not (slots := self._unused(db)):
                 return False
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             for slot in slots & self._unused(db):
                 some = select(vector_slots[slot].c.passage_id).limit(limit)
                 gone = delete_from(vector_slots[slot]).where(vector_slots[slot].c.passage_id.in_(some))
@@ -79,7 +79,7 @@ class SqlModels(SqlPart):
             if not (other := _models(db)[1]) or other.state not in _TO_COME:
                 return None
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             # Its own, too: it may have found no way to give it back.
             free = select(embedding_models.c.slot).where(
                 self._free(db, embedding_models) | (embedding_models.c.claimed_by == owner)
@@ -94,7 +94,7 @@ class SqlModels(SqlPart):
 
     def begin_change(self, owner: str, name: str) -> bool:
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             serving, other = _models(db)
             if other is None or not _owned(db, owner):
                 return False
@@ -126,7 +126,7 @@ class SqlModels(SqlPart):
 
     def add_next_vectors(self, owner: str, ids: Sequence[int], rows: Vectors, rate: float, long: int) -> bool:
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             _, other = _models(db)
             if other is None or other.state != "building" or not _owned(db, owner):
                 return False
@@ -157,7 +157,7 @@ class SqlModels(SqlPart):
 
     def swap(self, owner: str) -> bool:
         with self._db.write() as db:
-            _alone(db)
+            models_stay(db)
             # All bases first: whoever changes what can be found in one holds it.
             db.execute(select(knowledge_bases.c.id).order_by(knowledge_bases.c.id).with_for_update())
             serving, other = _models(db)
@@ -202,11 +202,6 @@ class SqlModels(SqlPart):
         """The model and version whose vectors are in service; None before the first."""
         serving, _ = self.models()
         return serving.name if serving else None
-
-
-def _alone(db: Connection) -> None:
-    """Nobody else changes the table of models until this transaction ends."""
-    db.execute(select(settings.c.value).where(settings.c.name == "layout").with_for_update())
 
 
 def _models(db: Connection) -> tuple[ModelRecord | None, ModelRecord | None]:

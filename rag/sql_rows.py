@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Connection, Row, bindparam, func, select
 
 from backends.errors import NotFound
 from rag.owners import name_of
-from rag.store import Job, embedding_models, files, knowledge_bases
+from rag.store import Job, embedding_models, files, knowledge_bases, settings
 from rag.types import FileRecord
 
 WORD = 200  # characters; a longer word is nobody's question, and databases limit what they index
@@ -36,6 +36,11 @@ def serving_slot(db: Connection) -> tuple[int, str]:
     query = select(embedding_models.c.slot, embedding_models.c.name).where(embedding_models.c.state == "serving")
     row = db.execute(query).one_or_none()
     return (row.slot, row.name) if row else (0, "")
+
+
+def models_stay(db: Connection) -> None:
+    """Nobody else changes the table of models until this transaction ends."""
+    db.execute(select(settings.c.value).where(settings.c.name == "layout").with_for_update())
 
 
 def short(words: Sequence[str]) -> list[str]:

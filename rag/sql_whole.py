@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from sqlalchemy import Connection, insert, select, update
 
+from rag.errors import ModelChanged
 from rag.sql_rows import QUEUED, serving_slot, short
 from rag.store import NewFile, Vectors, files, knowledge_bases, passages, vector_slots
 
@@ -18,10 +19,14 @@ Whole = Iterable[WholeFile]
 _CHUNK = 1000  # rows in one statement
 
 
-def whole_file(db: Connection, file_id: str) -> tuple[str, list[Passage], Vectors]:
-    """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors."""
+def whole_file(db: Connection, file_id: str, model: str) -> tuple[str, list[Passage], Vectors]:
+    """The SHA-256 of a file's bytes in hex, its passages in order, and their vectors, which are of `model`. Raises
+    ModelChanged when that is not in service."""
     digest = db.scalar(select(files.c.sha256).where(files.c.id == file_id)) or ""
-    vectors = vector_slots[serving_slot(db)[0]]
+    slot, name = serving_slot(db)
+    if name != model:
+        raise ModelChanged
+    vectors = vector_slots[slot]
     query = (
         select(passages.c.text, passages.c.words, passages.c.page, passages.c.heading, vectors.c.vector)
         .join(vectors, vectors.c.passage_id == passages.c.id)
@@ -59,6 +64,12 @@ def add_file(db: Connection, base_id: int, whole: WholeFile) -> bool:
             [{"passage_id": i, "base_id": base_id, "vector": np.asarray(rows[at], np.float32)} for at, i in ids],
         )
     return bool(found)
+
+
+def unread(whole: WholeFile) -> WholeFile:
+    """The file as if nobody had read it yet."""
+    new, _, _, created_at, content, _, rows = whole
+    return new, None, "", created_at, content, [], rows[:0]
 
 
 def changed(db: Connection, base_id: int) -> int:

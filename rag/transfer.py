@@ -14,6 +14,7 @@ from pathlib import Path
 
 from backends.errors import Conflict, InvalidRequest
 from rag.archive import Archive, ArchivedFile, ArchivedPassage, ArchiveWriter
+from rag.errors import ModelChanged
 from rag.model_name import model_name
 from rag.names import base_name
 from rag.owners import base_key, key_of, name_of
@@ -33,22 +34,25 @@ class Transferred:
 
 def export_base(store: SqlStore, data_dir: Path, key: str, target: Path) -> Transferred:
     """An archive does not tell whose the base was. Raises NotFound for an unknown base, Conflict when `target` is there
-    already."""
+    already, or another embedding model came into service meanwhile."""
     key, passages, waiting = base_key(key), 0, 0
     name = name_of(key)
     if target.exists():
         raise Conflict(f"{target} is there already; choose another file, or move it away.")
-    records = store.files(key)
+    records, model = store.files(key), store.embedding_model() or ""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as folder:
         unfinished = Path(folder) / "archive"
-        writer = ArchiveWriter(unfinished, name, store.embedding_model() or "", Path(folder))
+        writer = ArchiveWriter(unfinished, name, model, Path(folder))
         for record in records:
             content = data_dir / "files" / record.id
             if store.keeps_bytes:
                 content = Path(folder) / record.id
                 store.read_content(record.id, content)
-            digest, found, rows = store.whole_file(record.id)
+            try:
+                digest, found, rows = store.whole_file(record.id, model)
+            except ModelChanged:
+                raise Conflict("Another embedding model came into service just now: export again.") from None
             if record.state != "searchable":
                 found, rows = [], rows[:0]
             passages += len(found)
@@ -86,7 +90,6 @@ def import_base(
         if store.embedding_model() is None:
             called = model_name(model) if model else archive.embedding_model
             store.ask_for_model(model or called.partition("@")[0], called)
-        fits = store.embedding_model() == archive.embedding_model
         ids = [secrets.token_hex(16) for _ in archive.files]
         kept: list[Path] = []
         try:
@@ -98,13 +101,13 @@ def import_base(
             whole = (
                 (
                     NewFile(file_id, file.name, file.size, file.sha256), file.pages, file.error, file.created_at,
-                    place(number), [(p.text, p.words, p.page, p.heading) for p in passages] if fits else [], rows,
+                    place(number), [(p.text, p.words, p.page, p.heading) for p in passages], rows,
                 )
                 for number, (file_id, file, (passages, rows)) in enumerate(
                     zip(ids, archive.files, archive.passages(), strict=True)
                 )
             )  # fmt: skip
-            store.add_whole_base(key_of(owner, name), whole)
+            fits = store.add_whole_base(key_of(owner, name), whole, archive.embedding_model)
         except BaseException:
             for path in kept:
                 path.unlink(missing_ok=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -15,7 +17,9 @@ from rag.errors import ModelChanged
 from rag.model_change import passage_rows
 from rag.postgres_store import PostgresStore
 from rag.sql_store import SqlStore
+from rag.sql_whole import WholeFile
 from rag.sqlite_store import SqliteStore
+from rag.store import NewFile
 from tests.postgres import Postgres
 from tests.rag.hashed_embeddings import HashedEmbeddings
 from tests.rag.test_stores import MODEL, OpenStore, add, begin, by_keyword, embed, found, open_store, store
@@ -90,9 +94,61 @@ def test_after_a_change_files_come_and_go_and_the_next_change_goes_back(store: S
     build(store, model=MODEL)
     assert store.swap("me")
     assert found(store, "beta") == {"beta"}
-    digest, passages, rows = store.whole_file("b")
+    digest, passages, rows = store.whole_file("b", "hashed")
     assert (digest, len(passages), rows.shape) == ("b", 1, (1, 64))
     store.delete_base("kb")
+
+
+def whole(tmp_path: Path, model: HashedEmbeddings) -> Iterator[WholeFile]:
+    """What an archive holds: one file of one passage."""
+    content = tmp_path / "content"
+    content.write_text("gamma")
+    new = NewFile("w", "w.txt", 5, "w")
+    yield (
+        new,
+        1,
+        "",
+        "2026-01-01T00:00:00+00:00",
+        content,
+        [("gamma", "gamma", 1, "")],
+        model.passage_vectors(["gamma"]),
+    )
+
+
+def test_what_is_taken_out_or_put_in_is_of_the_model_that_is_named(store: SqlStore, tmp_path: Path) -> None:
+    add(store, "a", "alpha")
+    assert store.add_whole_base("before", whole(tmp_path, MODEL), "hashed")
+    assert store.file("before", "w").state == "searchable"
+    store.delete_base("before")
+    assert store.whole_file("a", "hashed")[2].shape == (1, MODEL.description.dimension)
+    store.ask_for_model("", "wide")
+    build(store)
+    assert store.swap("me")
+    with pytest.raises(ModelChanged):
+        store.whole_file("a", "hashed")
+    assert not store.add_whole_base("after", whole(tmp_path, MODEL), "hashed")
+    read_again = store.file("after", "w")
+    assert (read_again.state, read_again.passages, read_again.pages) == ("uploaded", 0, None)
+
+
+def test_no_model_comes_into_service_while_a_base_is_put_in(store: SqlStore, tmp_path: Path) -> None:
+    add(store, "a", "alpha")
+    store.ask_for_model("", "wide")
+    build(store)
+    swapped: list[bool] = []
+    swap = threading.Thread(target=lambda: swapped.append(store.swap("me")))
+
+    def meanwhile() -> Iterator[WholeFile]:
+        swap.start()
+        swap.join(0.5)
+        yield from whole(tmp_path, MODEL)
+
+    assert store.add_whole_base("new", meanwhile(), "hashed")
+    swap.join(30)
+    assert swapped == [False]  # what came in has no vector of the next model yet
+    assert [hit.text for hit in store.candidates("new", [], MODEL.query_vector("gamma"), 1, "hashed").passages] == [
+        "gamma"
+    ]
 
 
 def test_a_change_that_fails_or_is_given_up_leaves_no_trace(store: SqlStore) -> None:
