@@ -96,7 +96,11 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
     async def add_files(request: Request, wait: bool = False, base: str = Depends(changed)) -> Response:
         """Multipart field `files`, one or many. Answers 202 when the files are stored and queued, or with `wait` 200
         when each is searchable or failed. A file that could not even be stored comes back as failed, without an id; one
-        in whose place a newer one of its name has come meanwhile, as failed for the reason `replaced`."""
+        in whose place a newer one of its name has come meanwhile, as failed for the reason `replaced`.
+
+        A file of a name that is there takes the place of the old one when it is searchable. Content that is there
+        already is not stored again: the answer has the record of that file, whose name may be another one, and a file
+        that had the name of the one sent is gone."""
         async with received(request, FILES_FIELD, upload_folder) as uploads:
             records = [await _add(knowledge, base, upload.name, upload.path) for upload in uploads]
         if wait:
@@ -152,7 +156,7 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
 
 
 def _gone(record: FileRecord) -> FileRecord:
-    sentence = "A newer file of this name took its place, or it was deleted, before it was read."
+    sentence = "A newer file of this name took its place, or it was deleted, before it could be found."
     return replace(record, state="failed", reason="replaced", error=sentence)
 
 

@@ -309,7 +309,7 @@ class KnowledgeService:
         path = folder.place(file_id)
         try:
             size, digest = copy_durably(source, path)
-            record = store.add_file(base, NewFile(file_id, name, size, digest), path)
+            record, gone = store.add_file(base, NewFile(file_id, name, size, digest), path)
         except OSError as error:
             path.unlink(missing_ok=True)
             raise StorageFull(
@@ -320,10 +320,8 @@ class KnowledgeService:
             raise
         if record.id != file_id or store.keeps_bytes:
             path.unlink()
-        if record.name != name:  # it is known by another name: what had this one is out of date all the same
-            for old in store.files(base):
-                if old.name == name:
-                    self._delete_file(base, old.id)
+        for old in gone:
+            folder.remove(old)
         return record
 
     def _delete_file(self, base: str, file_id: str) -> None:

@@ -18,7 +18,7 @@ from rag.types import FileRecord
 class SqlFiles(SqlPart):
     """The part of a Store that has the files."""
 
-    def add_file(self, base: str, file: NewFile, content: Path | None = None) -> FileRecord:
+    def add_file(self, base: str, file: NewFile, content: Path | None = None) -> tuple[FileRecord, list[str]]:
         with self._db.write() as db:
             base_id = base_id_of(db, base, lock=True)
             same = db.execute(
@@ -44,7 +44,14 @@ class SqlFiles(SqlPart):
                 if content is not None:
                     self._keep(db, file_id, content)
             (record,) = records_of(db, files.c.id == file_id)
-            return record
+            gone: list[str] = []
+            if record.name != file.name:
+                gone = list(db.scalars(select(files.c.id).where(files.c.base_id == base_id, files.c.name == file.name)))
+                version, removed = self._delete(db, base_id, gone)
+        if gone:
+            self._changed(base_id, version, removed=removed)
+            self._forget()
+        return record, gone
 
     def files(self, base: str) -> list[FileRecord]:
         with self._db.read() as db:

@@ -213,10 +213,13 @@ class Store(Protocol):
         """Returns the ids of its files, whose bytes are now nobody's."""
         ...
 
-    def add_file(self, base: str, file: NewFile, content: Path | None = None) -> FileRecord:
+    def add_file(self, base: str, file: NewFile, content: Path | None = None) -> tuple[FileRecord, list[str]]:
         """Queues the file. The same content again gives the record that is there (under its own id); one that had
         failed is queued once more, under its new name and behind all others. A store that keeps bytes reads them from
-        `content` in the same transaction."""
+        `content` in the same transaction.
+
+        When the content is there under another name, whatever had this name says something else, and is deleted: the
+        ids of such files are returned too."""
         ...
 
     @property

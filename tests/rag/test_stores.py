@@ -123,20 +123,29 @@ def test_a_file_overtaken_by_a_newer_one_of_its_name_is_dropped(store: SqlStore)
 
 def test_the_same_content_is_recognised_and_a_failed_one_tried_again(store: SqlStore) -> None:
     add(store, "a", "alpha")
-    again = store.add_file("kb", NewFile("b", "other name.txt", 1, sha256="a"))
-    assert (again.id, again.state) == ("a", "searchable")
+    again, gone = store.add_file("kb", NewFile("b", "other name.txt", 1, sha256="a"))
+    assert (again.id, again.state, gone) == ("a", "searchable", [])
     store.add_file("kb", NewFile("c", "c.pdf", 1, sha256="c"))
     store.fail("c", "damaged", "It is damaged.")
     assert store.file("kb", "c").error == "It is damaged."
-    retried = store.add_file("kb", NewFile("d", "c.pdf", 1, sha256="c"))
+    retried, _ = store.add_file("kb", NewFile("d", "c.pdf", 1, sha256="c"))
     assert (retried.id, retried.state, retried.error) == ("c", "uploaded", "")
+
+
+def test_a_file_changed_to_what_another_one_says_goes_in_the_same_step(store: SqlStore) -> None:
+    add(store, "a", "alpha")
+    add(store, "b", "beta")
+    record, gone = store.add_file("kb", NewFile("c", "b.txt", 1, sha256="a"))
+    assert (record.id, record.name, gone) == ("a", "a.txt", ["b"])
+    assert [file.id for file in store.files("kb")] == ["a"]
+    assert found(store, "beta") == {"alpha"}
 
 
 def test_a_failed_file_comes_again_under_its_new_name_and_behind_the_others(store: SqlStore) -> None:
     store.add_file("kb", NewFile("c", "c.txt", 1, sha256="c"))
     store.fail("c", "damaged", "The content is a PDF: rename it to end in .pdf.")
     store.add_file("kb", NewFile("d", "d.txt", 1, sha256="d"))
-    assert store.add_file("kb", NewFile("e", "c.pdf", 1, sha256="c")).name == "c.pdf"
+    assert store.add_file("kb", NewFile("e", "c.pdf", 1, sha256="c"))[0].name == "c.pdf"
     assert [(job.file_id, job.name) for job in store.jobs()] == [("d", "d.txt"), ("c", "c.pdf")]
 
 
