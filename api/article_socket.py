@@ -113,9 +113,8 @@ class Talk:
             await asyncio.wait([task])
         finally:
             self._current = None
-            if not task.done():  # the connection ends: so does the answer
-                task.cancel()
-                await asyncio.wait([task])
+            task.cancel()  # where it is not done, the connection ends: so does the answer
+            await asyncio.gather(task, return_exceptions=True)  # an error at that moment is nobody's any more
         if answer.text:
             self._dialogue.answered(question.call.prompt, answer.text)
         if not task.cancelled():

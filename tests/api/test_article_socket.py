@@ -130,6 +130,23 @@ async def test_a_lost_peer_stops_the_generation(answering: RunningServer, engine
         await asyncio.to_thread(engine.wait_until_idle, 3.0)
 
 
+async def test_a_peer_that_leaves_in_the_middle_of_a_frame_is_nobodys_failure(
+    answering: RunningServer, engine: ScriptedEngine
+) -> None:
+    engine.words, engine.seconds_per_word = 400, 0.001
+
+    async def leaves(after: float) -> None:
+        async with talk(answering) as socket:
+            await socket.send("Count for me")
+            await socket.recv()
+            await asyncio.sleep(after)
+            socket.transport.abort()
+
+    await asyncio.gather(*(leaves(number / 200) for number in range(40)))
+    await asyncio.to_thread(engine.wait_until_idle, 30.0)
+    assert "Traceback" not in answering.log
+
+
 async def test_what_is_wrong_is_said_in_a_frame_and_the_connection_goes_on(
     answering: RunningServer, engine: ScriptedEngine
 ) -> None:
