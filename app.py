@@ -116,6 +116,7 @@ def serve(settings: Settings, listener: socket.socket) -> None:
         idle_timeout=settings.idle_timeout,
         patience=Patience(settings.first_token_timeout, settings.token_timeout),
         vllm_python=settings.vllm_python,
+        visible_gpus=settings.visible_gpus,
     )
     models = ModelManager(engines)
     accounts = Accounts(settings.data_dir, settings.database_url)

@@ -58,6 +58,7 @@ class Settings:
     first_token_timeout: float
     token_timeout: float
     vllm_python: str
+    visible_gpus: str | None
     embedding_model: str
     reranker_model: str
     tuning: Tuning
@@ -211,6 +212,7 @@ def read_settings(arguments: Sequence[str], environment: Mapping[str, str]) -> S
         first_token_timeout=given.first_token_timeout,
         token_timeout=given.token_timeout,
         vllm_python=environment.get("QUARTET_VLLM_PYTHON", ""),
+        visible_gpus=environment.get("CUDA_VISIBLE_DEVICES"),  # the engines, our children, heed it by themselves
         embedding_model=given.embedding_model,
         reranker_model=given.reranker_model,
         tuning=Tuning(given.threshold, given.passage_size),

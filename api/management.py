@@ -7,7 +7,6 @@ import json
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import psutil
@@ -20,8 +19,7 @@ from api.errors import error_shape, unexpected
 from api.visitor import ADMINS_ONLY, Who, seen_by
 from backends.catalog import CATALOG, CatalogEntry
 from backends.errors import Conflict, InvalidRequest, QuartetError
-from backends.families import recognise
-from backends.hardware import MemoryNeed, memory_free, memory_needed
+from backends.hardware import MemoryNeed
 from backends.models import ModelSpec, ModelStatus
 from rag.types import EmbeddingStatus, KnowledgeBase
 
@@ -71,18 +69,20 @@ class InspectModel(BaseModel):
 
     model_path: str
     model_type: str = ""
+    backend: Literal["auto", "vllm", "transformers"] = "auto"
 
 
 @dataclass(frozen=True)
 class Inspection:
     """What a folder holds. `native` means that engines read it as it is; else it is converted once. `memory` is what
-    serving it takes, for 4,096 tokens of context, and `free` what there is for it, in bytes."""
+    serving it on `backend` takes, for 4,096 tokens of context, and `free` what there is for it, in bytes."""
 
     family: str
     kind: str
     architecture: str
     native: bool
     context_length: int | None
+    backend: str
     memory: MemoryNeed
     free: int
     fits: bool
@@ -123,7 +123,11 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
     async def inspect(body: InspectModel) -> Inspection:
         if not body.model_path.strip():
             raise InvalidRequest("model_path is empty: name a folder of the server.", "model_path")
-        return await asyncio.to_thread(_inspection, body.model_path.strip(), body.model_type)
+        found, room = await models.inspect(body.model_path.strip(), body.model_type, body.backend)
+        return Inspection(
+            found.family, found.kind, found.architecture, found.native, found.context_length, room.backend, room.need,
+            room.free, room.fits,
+        )  # fmt: skip
 
     @routes.post(
         "/models/load",
@@ -158,15 +162,6 @@ def router(models: ModelManager, knowledge: KnowledgeService, version: str) -> A
         return models.status
 
     return routes
-
-
-def _inspection(model_path: str, model_type: str) -> Inspection:
-    folder = Path(model_path).expanduser()
-    found, need, free = recognise(folder, model_type), memory_needed(folder), memory_free()
-    return Inspection(
-        found.family, found.kind, found.architecture, found.native, found.context_length, need, free,
-        need.total <= free,
-    )  # fmt: skip
 
 
 async def _load(models: ModelManager, spec: ModelSpec) -> ModelStatus:

@@ -9,7 +9,7 @@ import re
 import shutil
 import struct
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -107,27 +107,40 @@ class Gpu:
     free: int
 
 
-def gpus() -> list[Gpu]:
-    """The GPUs of this machine as nvidia-smi names them; none where there is no nvidia-smi. Blocking, some 50 ms."""
+def gpus(visible: str | None = None) -> list[Gpu]:
+    """The GPUs that our engines see, as nvidia-smi tells of them; none where there is no nvidia-smi. `visible` is what
+    CUDA_VISIBLE_DEVICES holds, None where it is not set. Blocking, some 50 ms."""
     if shutil.which("nvidia-smi") is None:
         return []
-    query = ["nvidia-smi", "--query-gpu=memory.total,memory.free", "--format=csv,noheader,nounits"]
+    query = ["nvidia-smi", "--query-gpu=uuid,memory.total,memory.free", "--format=csv,noheader,nounits"]
     try:
         answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    rows = re.findall(r"^\s*(\d+)\s*,\s*(\d+)\s*$", answer, re.MULTILINE)
-    return [Gpu(int(total) * 1024**2, int(free) * 1024**2) for total, free in rows]
+    rows = re.findall(r"^\s*(\S+)\s*,\s*(\d+)\s*,\s*(\d+)\s*$", answer, re.MULTILINE)
+    found = {uuid: Gpu(int(total) * 1024**2, int(free) * 1024**2) for uuid, total, free in rows}
+    return list(found.values()) if visible is None else [found[uuid] for uuid in _chosen(visible, list(found))]
 
 
-def gpu_memory_free() -> int:
-    """Free bytes of all GPUs together; 0 without one. Blocking."""
-    return sum(gpu.free for gpu in gpus())
+def _chosen(visible: str, uuids: Sequence[str]) -> list[str]:
+    """Which of the GPUs CUDA_VISIBLE_DEVICES names, in its order: by number or by the beginning of the UUID, and none
+    from the first on that there is not. Source: NVIDIA, CUDA C++ Programming Guide, CUDA environment variables."""
+    chosen: list[str] = []
+    for name in visible.split(","):
+        name = name.strip()
+        if name.startswith("MIG-"):
+            return list(uuids)  # a part of one of them; of which, nvidia-smi does not tell here
+        named = [uuid for at, uuid in enumerate(uuids) if name == str(at) or (name and uuid.startswith(name))]
+        if len(named) != 1:
+            break
+        chosen += named
+    return chosen
 
 
-def memory_free(devices: int = 1) -> int:
-    """Free bytes where a model would live: on the `devices` emptiest GPUs together, else in main memory. Blocking."""
-    if found := gpus():
+def memory_free(found: Sequence[Gpu], devices: int = 1) -> int:
+    """Free bytes where a model would live: on the `devices` emptiest of the GPUs that were found together, without any
+    in main memory. Blocking."""
+    if found:
         return sum(sorted((gpu.free for gpu in found), reverse=True)[:devices])
     import psutil
 

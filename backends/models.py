@@ -8,15 +8,20 @@ import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from backends.engines.base import Report
 from backends.engines.quote import QuoteModel
 from backends.errors import Conflict, EngineFailed, NotReady, QuartetError
+from backends.hardware import gpus, memory_free
 from backends.line import Line
-from backends.preparation import prepare_candidate
+from backends.preparation import Room, inspect, prepare_candidate
 from backends.service import RestartPolicy, Service
 from backends.specs import Candidate, EngineSettings, ModelSpec, ModelStatus, State
 from backends.types import Delta, Message, Progress, SamplingParams
+
+if TYPE_CHECKING:
+    from backends.families import Checkpoint
 
 __all__ = ["EngineSettings", "ModelManager", "ModelSpec", "ModelStatus", "SwitchPolicy"]
 
@@ -104,6 +109,14 @@ class ModelManager:
         self._changed.set()
         self._changed = asyncio.Event()
 
+    async def inspect(self, folder: str, model_type: str = "", backend: str = "auto") -> tuple[Checkpoint, Room]:
+        """What is in a folder, and whether it would fit into memory as it would be loaded. Raises ModelUnusable."""
+        return await asyncio.to_thread(inspect, folder, model_type, backend, self._settings)
+
+    async def memory_free(self) -> int:
+        """Bytes where a model would live."""
+        return await asyncio.to_thread(lambda: memory_free(gpus(self._settings.visible_gpus)))
+
     # -- loading ------------------------------------------------------------------------------------------------
 
     async def load(self, spec: ModelSpec) -> ModelStatus:
@@ -163,7 +176,7 @@ class ModelManager:
         candidate, fits_beside = await self._prepare(spec, self._settings, given_back, self._report)
         if not fits_beside:
             await self._retired()
-        self._newest = new = Service(candidate, self._publish, self._policy.restart, self._settings.idle_timeout)
+        self._newest = new = Service(candidate, self._publish, self._policy.restart, self._settings)
         if old is None or fits_beside:
             self._starting = old is None or not (old.ready or old.asleep)
             await new.start(self._report)

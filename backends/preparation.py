@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from backends.engines.factory import choose_backend, engine_maker
 from backends.engines.remote import RemoteEngine, served_by_any, server_roots
 from backends.engines.vllm import devices_asked, given
 from backends.errors import InvalidRequest
-from backends.hardware import check_fits, gpus, memory_free, memory_needed
+from backends.hardware import MemoryNeed, check_fits, gpus, memory_free, memory_needed
 from backends.job import run_job
 from backends.specs import Candidate, EngineSettings, ModelSpec
 from backends.types import Progress
@@ -48,18 +49,46 @@ async def prepare_candidate(
     name = spec.model_path if hub.is_hub_id(spec.model_path) else folder.name
     report(Progress("reading the model's description"))
     checkpoint = await asyncio.to_thread(recognise, folder, spec.model_type)
-    need = await asyncio.to_thread(memory_needed, folder, settings.precision)
-    backend = await asyncio.to_thread(choose_backend, spec.backend, checkpoint, settings)
-    devices = devices_asked(settings.engine_args) if backend == "vllm" else 1
-    free = await asyncio.to_thread(memory_free, devices)
-    # What is spread over other machines, or made smaller while it is loaded, the engine itself must tell.
-    if devices <= max(1, len(await asyncio.to_thread(gpus))) and not given("--quantization", settings.engine_args):
-        check_fits(need, free + given_back, name)
+    room = await asyncio.to_thread(weigh, checkpoint, spec.backend, settings)
+    if room.sure:
+        check_fits(room.need, room.free + given_back, name)
     readable = folder if checkpoint.native else await _convert(checkpoint, spec, settings, report)
-    kv_bytes = need.kv_per_token * (checkpoint.context_length or 0)
-    engine = await asyncio.to_thread(engine_maker, backend, readable, name, kv_bytes, settings)
+    kv_bytes = room.need.kv_per_token * (checkpoint.context_length or 0)
+    engine = await asyncio.to_thread(engine_maker, room.backend, readable, name, kv_bytes, settings)
     family, length = checkpoint.family, checkpoint.context_length
-    return Candidate(spec, name, backend, family, length, need.total, engine), need.total <= free
+    return Candidate(spec, name, room.backend, family, length, room.need.total, engine), room.fits
+
+
+@dataclass(frozen=True)
+class Room:
+    """What a model needs on the engine that would run it, and the bytes that are `free` for it there. Not `sure` for
+    what is spread over other machines, or made smaller while it is loaded: the engine itself must tell."""
+
+    backend: str
+    need: MemoryNeed
+    free: int
+    sure: bool
+
+    @property
+    def fits(self) -> bool:
+        return self.need.total <= self.free
+
+
+def inspect(folder: str, model_type: str, backend: str, settings: EngineSettings) -> tuple[Checkpoint, Room]:
+    """What is in a folder, and what loading it would find. Blocks. Raises ModelUnusable."""
+    from backends.families import recognise
+
+    checkpoint = recognise(Path(folder).expanduser(), model_type)
+    return checkpoint, weigh(checkpoint, backend, settings)
+
+
+def weigh(checkpoint: Checkpoint, backend: str, settings: EngineSettings) -> Room:
+    """Blocks. Raises ModelUnusable for what is no model, or none for this backend."""
+    need, found = memory_needed(checkpoint.folder, settings.precision), gpus(settings.visible_gpus)
+    backend = choose_backend(backend, checkpoint, settings)
+    devices = devices_asked(settings.engine_args) if backend == "vllm" else 1
+    sure = devices <= max(1, len(found)) and not given("--quantization", settings.engine_args)
+    return Room(backend, need, memory_free(found, devices), sure)
 
 
 async def _remote(spec: ModelSpec, settings: EngineSettings, report: Report) -> Candidate:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from backends.engines.base import Engine, Report
 from backends.errors import EngineFailed, ModelError
-from backends.hardware import gpu_memory_free
-from backends.specs import Candidate
+from backends.hardware import gpus
+from backends.specs import Candidate, EngineSettings
 from backends.types import ChatModel, Delta, Message, SamplingParams
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ class Service:
     """`start` it, `stream` from it, `stop` it; it may be started again after it was stopped."""
 
     def __init__(
-        self, candidate: Candidate, on_change: Callable[[], None], policy: RestartPolicy, idle_timeout: float = 0.0
+        self, candidate: Candidate, on_change: Callable[[], None], policy: RestartPolicy, settings: EngineSettings
     ) -> None:
         self.candidate = candidate
         self.in_flight = 0
@@ -40,7 +40,8 @@ class Service:
         self._error = ""
         self.asleep = False  # the engine was idle and gave its memory back; the next stream starts it again
         # What runs elsewhere takes no memory here that could be given back.
-        self._idle_timeout = idle_timeout if candidate.memory else 0.0
+        self._idle_timeout = settings.idle_timeout if candidate.memory else 0.0
+        self._visible_gpus = settings.visible_gpus
         self._dozing: asyncio.Task[None] | None = None
         self._waking: asyncio.Task[None] | None = None
         self._bed = asyncio.Lock()  # falling asleep and waking up, one after the other
@@ -93,15 +94,21 @@ class Service:
 
     async def _start_engine(self, report: Report) -> None:
         self._engine = self.candidate.engine()
-        before = await asyncio.to_thread(gpu_memory_free) if self.candidate.memory else 0
+        before = await self._gpu_memory_free()
         try:
             self._model = await self._engine.start(report)
         except BaseException:
             await self._stop_engine()
             raise
-        taken = before - await asyncio.to_thread(gpu_memory_free) if before else 0
+        taken = before - await self._gpu_memory_free() if before else 0
         self.held = max(self.candidate.memory, taken)
         self._settled.set()
+
+    async def _gpu_memory_free(self) -> int:
+        """Bytes of all GPUs together; 0 without one, or for an engine that takes none here."""
+        if not self.candidate.memory:
+            return 0
+        return sum(gpu.free for gpu in await asyncio.to_thread(gpus, self._visible_gpus))
 
     async def _keep_alive(self, report: Report) -> None:
         crashes: list[float] = []

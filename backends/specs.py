@@ -15,6 +15,8 @@ from backends.types import Patience, Progress
 class EngineSettings:
     """What the operator set for all models; `engine_args` go to vLLM as they are.
 
+    `visible_gpus` is what CUDA_VISIBLE_DEVICES says, None for all of them.
+
     At most `max_in_flight` answers are given at once and `max_waiting` questions stand in line. An engine that was
     not asked for `idle_timeout` seconds gives its memory back until the next question (0: never).
     """
@@ -25,6 +27,7 @@ class EngineSettings:
     engine_args: tuple[str, ...] = ()
     precision: str = "auto"
     vllm_python: str = ""
+    visible_gpus: str | None = None
     max_in_flight: int = 128
     max_waiting: int = 256
     idle_timeout: float = 0.0

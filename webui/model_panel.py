@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
 from backends.catalog import CATALOG, STARTER
 from backends.errors import QuartetError
-from backends.hardware import MemoryNeed, memory_free, memory_needed
+from backends.hardware import MemoryNeed
 from backends.models import ModelSpec
 from webui import markup
 from webui.notice import say, say_error
@@ -112,16 +110,17 @@ def memory_line(need: int | MemoryNeed | None, free: int, texts: Texts) -> str:
     return f'<div class="{"q-quiet" if fits else "q-error"}">{markup.escape(text)}</div>'
 
 
-def need_of(model_path: str) -> int | MemoryNeed | None:
-    """What a model of the menu (bytes) or a folder of this machine needs; None for anything else. Reads files."""
+async def memory_of(models: ModelManager, model_path: str) -> tuple[int | MemoryNeed | None, int]:
+    """What a model of the menu or a folder of this machine needs (None for anything else), and what is free for it; in
+    bytes."""
     for entry in CATALOG:
         if entry.hub_id == model_path:
-            return int(entry.memory_gib * GIB)
+            return int(entry.memory_gib * GIB), await models.memory_free()
     try:
-        folder = Path(model_path).expanduser()
-        return memory_needed(folder) if model_path and folder.is_dir() else None
-    except (QuartetError, OSError, ValueError):
-        return None  # loading it says what is wrong
+        _, room = await models.inspect(model_path)
+    except (QuartetError, OSError, ValueError):  # loading it says what is wrong
+        return None, await models.memory_free()
+    return room.need, room.free
 
 
 def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
@@ -152,8 +151,8 @@ def build_model_panel(texts: Texts, models: ModelManager) -> ModelPanel:
     async def tell_memory(model_path: str | None, request: gr.Request) -> str:
         if not visitor(request).admin:  # what folders there are is not for everybody
             return ""
-        need = await asyncio.to_thread(need_of, (model_path or "").strip())
-        return memory_line(need, await asyncio.to_thread(memory_free), texts)
+        need, free = await memory_of(models, (model_path or "").strip())
+        return memory_line(need, free, texts)
 
     async def choose(hub_id: str | None, request: gr.Request) -> tuple[Any, Any]:
         return (hub_id, await tell_memory(hub_id, request)) if hub_id else (gr.skip(), gr.skip())

@@ -28,7 +28,7 @@ def choose_backend(asked: str, checkpoint: Checkpoint, settings: EngineSettings)
     if asked != "auto":
         return asked
     known = checkpoint.family != "other" and vllm_serves(checkpoint.kind)
-    return "vllm" if known and vllm_python(settings.vllm_python) and gpus() else "transformers"
+    return "vllm" if known and vllm_python(settings.vllm_python) and gpus(settings.visible_gpus) else "transformers"
 
 
 def engine_maker(
@@ -38,7 +38,9 @@ def engine_maker(
     if backend == "vllm":
         log_file = settings.data_dir / "logs" / f"vllm-{re.sub(r'[^A-Za-z0-9._-]+', '-', name)}.log"
         python = vllm_python(settings.vllm_python)
-        options = VllmOptions(python, settings.precision, settings.engine_args, kv_bytes, settings.patience)
+        options = VllmOptions(
+            python, settings.precision, settings.engine_args, kv_bytes, settings.patience, settings.visible_gpus
+        )
         return partial(VllmEngine, folder, name, log_file, options)
     from backends.engines.transformers import TransformersEngine
 

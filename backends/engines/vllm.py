@@ -59,6 +59,7 @@ class VllmOptions:
     engine_args: tuple[str, ...] = ()
     kv_bytes: int = 0
     patience: Patience = field(default_factory=Patience)
+    visible_gpus: str | None = None
 
 
 class VllmEngine:
@@ -80,7 +81,7 @@ class VllmEngine:
         if taken := [flag for flag in _OURS if given(flag, self._options.engine_args)]:
             raise EngineFailed(f"Quartet itself sets {taken[0]} of vLLM: take it out of --engine-args.")
         report(Progress("starting vLLM"))
-        self._gpus = await asyncio.to_thread(gpus)
+        self._gpus = await asyncio.to_thread(gpus, self._options.visible_gpus)
         self._family = await asyncio.to_thread(_is_of_the_families, self._folder)
         await self._server.start(report)
         served = await served_model(self._server.base_url, self._server.key)

@@ -89,6 +89,7 @@ def test_a_folder_is_inspected_before_it_is_loaded(server: RunningServer, tmp_pa
     folder = str(checkpoints.untrained("Qwen3ForCausalLM"))
     found = server.post("/api/models/inspect", json={"model_path": folder}).json()
     assert (found["family"], found["kind"], found["native"]) == ("qwen", "qwen3", True)
+    assert found["backend"] == "transformers"
     assert found["context_length"] == checkpoints.CONTEXT_LENGTH
     assert found["memory"]["weights"] > 1_000_000
     assert found["memory"]["kv_cache"] > 0

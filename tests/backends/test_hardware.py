@@ -93,7 +93,7 @@ def test_too_large_is_said_with_what_is_needed_and_what_is_free() -> None:
 
 
 def test_this_machine_has_memory() -> None:
-    assert 0 < memory_free() < 2**50
+    assert 0 < memory_free([]) < 2**50
 
 
 def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
@@ -104,13 +104,33 @@ def nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> No
 
 
 def test_gpus_are_read_from_nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    nvidia_smi(tmp_path, monkeypatch, "echo '81559, 70000'; echo '81559, 80000'")
+    nvidia_smi(tmp_path, monkeypatch, "echo 'GPU-a1, 81559, 70000'; echo 'GPU-b2, 81559, 80000'")
     assert [gpu.free for gpu in gpus()] == [70000 * 1024**2, 80000 * 1024**2]
-    assert memory_free() == 80000 * 1024**2
-    assert memory_free(devices=2) == 150000 * 1024**2
+    assert memory_free(gpus()) == 80000 * 1024**2
+    assert memory_free(gpus(), devices=2) == 150000 * 1024**2
 
 
-@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "echo '[N/A], [N/A]'"])
+@pytest.mark.parametrize(
+    ("visible", "free"),
+    [
+        ("1,0", [2, 1]),
+        ("2, GPU-a", [3, 1]),
+        ("GPU-b2", [2]),
+        ("0,7,1", [1]),  # what comes after one that is not there is hidden too
+        ("-1", []),
+        ("", []),
+        ("GPU-", []),  # of more than one
+        ("MIG-77,0", [1, 2, 3]),  # a part of one; nvidia-smi does not tell of which
+    ],
+)
+def test_only_the_gpus_that_cuda_shows_to_the_engines_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, free: list[int]
+) -> None:
+    nvidia_smi(tmp_path, monkeypatch, "echo 'GPU-a1, 9, 1'; echo 'GPU-b2, 9, 2'; echo 'GPU-c3, 9, 3'")
+    assert [gpu.free // 1024**2 for gpu in gpus(visible)] == free
+
+
+@pytest.mark.parametrize("script", ["exit 9", "echo 'No devices were found'", "echo 'GPU-a1, [N/A], [N/A]'"])
 def test_a_driver_that_does_not_work_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str) -> None:
     nvidia_smi(tmp_path, monkeypatch, script)
     assert gpus() == []

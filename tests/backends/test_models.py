@@ -17,6 +17,7 @@ import pytest
 from backends.engines.base import Report
 from backends.engines.server import Launch, LocalServer
 from backends.errors import Busy, Conflict, EngineFailed, ModelUnusable, NoModelLoaded, NotReady
+from backends.hardware import Gpu
 from backends.models import EngineSettings, ModelManager, ModelSpec, ModelStatus, SwitchPolicy
 from backends.openai_client import OpenAIChatModel
 from backends.service import RestartPolicy
@@ -251,7 +252,7 @@ async def test_a_switch_counts_on_all_that_an_engine_took_of_the_gpu(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = iter([100, 30, 30, 29])  # before and after each start
-    monkeypatch.setattr("backends.service.gpu_memory_free", lambda: next(free))
+    monkeypatch.setattr("backends.service.gpus", lambda visible: [Gpu(100, next(free))])
     async with world(tmp_path) as it:
         await it.manager.load(ModelSpec("alpha"))
         await it.manager.load(ModelSpec("beta"))

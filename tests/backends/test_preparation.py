@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,8 +68,7 @@ async def test_a_model_may_need_all_the_gpus_that_it_is_spread_over(
     with (folder / "model.safetensors").open("wb") as file:
         file.truncate(100 * GIB)
     two = [Gpu(80 * GIB, 78 * GIB)] * 2
-    for module in ("hardware", "preparation"):
-        monkeypatch.setattr(f"backends.{module}.gpus", lambda: two)
+    monkeypatch.setattr("backends.preparation.gpus", lambda visible: two)
     settings = EngineSettings(tmp_path, engine_args=args, vllm_python="python")
     spec = ModelSpec(str(folder), backend="vllm")
     if fits:
@@ -119,7 +119,7 @@ def checkpoint(family: str, kind: str) -> Checkpoint:
 
 def on_a_gpu_box(folder: Path, monkeypatch: pytest.MonkeyPatch) -> EngineSettings:
     program = folder / "nvidia-smi"
-    program.write_text("#!/bin/sh\necho '81559, 80000'\n")
+    program.write_text("#!/bin/sh\necho 'GPU-1, 81559, 80000'\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(folder), prepend=":")
     return EngineSettings(folder, vllm_python="/opt/vllm/bin/python")
@@ -133,6 +133,11 @@ def test_auto_is_vllm_on_a_gpu_for_what_vllm_serves(tmp_path: Path, monkeypatch:
     assert choose_backend("auto", checkpoint("other", "mistral"), settings) == "transformers"
     assert choose_backend("transformers", checkpoint("qwen", "qwen3"), settings) == "transformers"
     assert engine_maker("vllm", tmp_path, "Qwen/Qwen3-4B", GIB, settings)().backend == "vllm"
+
+
+def test_gpus_that_are_hidden_from_it_are_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = replace(on_a_gpu_box(tmp_path, monkeypatch), visible_gpus="")
+    assert choose_backend("auto", checkpoint("qwen", "qwen3"), settings) == "transformers"
 
 
 def test_auto_is_transformers_without_a_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 
 from backends.hardware import MemoryNeed
-from backends.models import ModelStatus
+from backends.models import EngineSettings, ModelManager, ModelStatus
 from backends.types import Progress
 from rag.types import FileRecord
 from tests import checkpoints
 from webui import chat_tab, langchain_tab, model_panel
-from webui.model_panel import GIB, memory_line, need_of, pill, status_card
+from webui.model_panel import GIB, memory_line, memory_of, pill, status_card
 from webui.texts import CHINESE, ENGLISH
 
 EMPTY = ModelStatus("empty", "", "quote", "", None, "", None, "", 0)
@@ -113,9 +114,15 @@ def test_memory_is_compared_before_anything_is_loaded() -> None:
     assert "8&#46;0 GiB" in memory_line(None, 8 * GIB, CHINESE)
 
 
-def test_the_need_of_a_folder_is_read_from_it(tmp_path: Path) -> None:
-    need = need_of(str(checkpoints.untrained("Qwen2ForCausalLM")))
+async def test_the_need_of_a_folder_is_what_loading_it_would_count(tmp_path: Path) -> None:
+    folder = str(await asyncio.to_thread(checkpoints.untrained, "Qwen2ForCausalLM"))
+    models, halved = (ModelManager(EngineSettings(tmp_path, precision=name)) for name in ("float32", "bfloat16"))
+    need, free = await memory_of(models, folder)
+    half, _ = await memory_of(halved, folder)
     assert isinstance(need, MemoryNeed)
-    assert need.weights > 0
-    assert need_of("baichuan-inc/Baichuan2-13B-Chat") == int(30.8 * GIB)
-    assert [need_of(path) for path in ("", "org/unknown", str(tmp_path), "a\0b", "/no/such")] == [None] * 5
+    assert isinstance(half, MemoryNeed)
+    assert need.weights == 2 * half.weights > 0
+    assert free > 0
+    assert (await memory_of(models, "baichuan-inc/Baichuan2-13B-Chat"))[0] == int(30.8 * GIB)
+    for path in ("", "org/unknown", str(tmp_path), "a\0b", "/no/such"):
+        assert (await memory_of(models, path))[0] is None
