@@ -9,6 +9,8 @@ The passages are synthetic: words drawn as language draws them (Zipf), vectors a
 passages are. They are written by the store that the app uses. A search is the store's candidates, by keywords and by
 vector, and their ranking; the embedding of the question is not in it. Recall: how many of the 10 nearest by exact
 comparison are among the candidates of the index. At the end the store is opened anew: time to the first answer.
+Those are indexes of all rows at once. The last line is of one that grows while it is used, by one subject after the
+other, and is asked about all of them.
 CPU is the time that the searches computed: on a machine that others use, too, it is what can be compared.
 """
 
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rag.index import VectorIndex
 from rag.ranking import rank
 from rag.sqlite_store import SqliteStore
 from rag.store import NewFile, NewPassage, Vectors
@@ -32,6 +35,7 @@ VOCABULARY = 50_000
 PASSAGES_IN_FILE = 10_000
 PASSAGES_ON_SUBJECT = 200
 CANDIDATES = 50
+GROWN, GROWS_BY = 100_000, 500  # passages
 
 
 class Corpus:
@@ -103,6 +107,38 @@ def recall(store: SqliteStore, corpus: Corpus, questions: Vectors) -> float:
     return float(np.mean(shares))
 
 
+def grown(size: int) -> None:
+    """Recall of an index to which rows come a few at a time, what is about the same thing together."""
+    random = np.random.default_rng(size)
+    subjects = random.standard_normal((size // PASSAGES_ON_SUBJECT, DIMENSION), dtype=np.float32)
+    about = np.sort(random.integers(0, len(subjects), size))
+    rows = normalised(subjects[about] + random.standard_normal((size, DIMENSION), dtype=np.float32))
+    noise = random.standard_normal((100, DIMENSION), dtype=np.float32) / np.sqrt(DIMENSION)
+    questions = normalised(rows[random.integers(0, size, 100)] + noise)
+    index, learnt, worst, last = VectorIndex(0), 0, 1.0, 0.0
+
+    def found(count: int) -> float:
+        asked = questions @ rows[:count].T
+        return float(np.mean([
+            len(set(np.argpartition(-row, 10)[:10].tolist()) & set(index.nearest(question[None], CANDIDATES))) / 10
+            for row, question in zip(asked, questions, strict=True)
+        ]))  # fmt: skip
+
+    for start in range(0, size, GROWS_BY):
+        end = min(size, start + GROWS_BY)
+        index.add(range(start, end), rows[start:end])
+        if index.overdue:
+            worst = min(worst, found(end))
+            began = time.perf_counter()
+            index.learn()
+            learnt, last = learnt + 1, time.perf_counter() - began
+    print(
+        f"{size:>9,} passages, one subject after the other: recall of the index {found(size):.3f}, and just "
+        f"before it learnt its clusters anew {worst:.3f} at worst ({learnt} times, the last in {last:.0f} s)",
+        flush=True,
+    )
+
+
 def search(store: SqliteStore, words: list[str], row: Vectors) -> None:
     rank(" ".join(words), words, store.candidates("bench", words, row[None], CANDIDATES), frozenset({"latin"}))
 
@@ -150,6 +186,7 @@ def main() -> None:
         else:
             with tempfile.TemporaryDirectory() as folder:
                 measure(size, arguments.queries, Path(folder))
+    grown(GROWN)
 
 
 if __name__ == "__main__":

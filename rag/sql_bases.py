@@ -57,6 +57,7 @@ class SqlBases(SqlPart):
             gone = list(db.scalars(select(files.c.id).where(files.c.base_id == base_id)))
             self._base_going(db, base_id)
             db.execute(delete_from(knowledge_bases).where(knowledge_bases.c.id == base_id))
+        self._base_gone(base_id)
         self._forget()
         return gone
 

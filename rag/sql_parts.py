@@ -47,6 +47,9 @@ class SqlPart:
     def _base_going(self, db: Connection, base_id: int) -> None:
         raise NotImplementedError
 
+    def _base_gone(self, base_id: int) -> None:
+        """A commit deleted the base."""
+
     def _file_words(self, db: Connection, base_id: int, file_id: str) -> None:
         """Makes the stored passages of a file findable by their words."""
         raise NotImplementedError

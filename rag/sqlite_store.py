@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, func, select, update
+from sqlalchemy import Connection, bindparam, func, select, update
 
 from rag import fts
 from rag.errors import ModelChanged
@@ -27,6 +27,7 @@ _log = logging.getLogger(__name__)
 
 _CHUNK = 4096  # rows read at once
 _PATIENCE = 2.0  # seconds that an index may be behind a commit before it is made anew
+_VERSION = select(knowledge_bases.c.version).where(knowledge_bases.c.id == bindparam("base"))
 _COUNTS = 100_000  # words of a base whose counts are remembered
 
 
@@ -42,6 +43,7 @@ class SqliteStore(SqlStore):
         self._counts: dict[int, dict[str, fts.Count]] = {}  # of the words of a base
         try:
             self._drop_claims()
+            self._sweep_indexes()
         except BaseException:
             self._file.close()
             raise
@@ -54,9 +56,18 @@ class SqliteStore(SqlStore):
                     update(table).values(claimed_by=None, claimed_until=None).where(table.c.claimed_by.is_not(None))
                 )
 
+    def _sweep_indexes(self) -> None:
+        """What a process left there that was killed while it deleted a base."""
+        with self._db.read() as db:
+            there = {self._index_file(base_id) for base_id in db.scalars(select(knowledge_bases.c.id))}
+        for file in self._index_folder.glob("*"):
+            if file not in there:
+                file.unlink()
+
     def close(self) -> None:
         with self._indexing:
             for (base_id, _), index in self._indexes.items():
+                index.settle()
                 self._save(base_id, index)
         super().close()
 
@@ -68,6 +79,9 @@ class SqliteStore(SqlStore):
 
     def _base_going(self, db: Connection, base_id: int) -> None:
         fts.drop(db, base_id)
+
+    def _base_gone(self, base_id: int) -> None:
+        # Not before the commit: a search would bring them back.
         self._counts.pop(base_id, None)
         with self._indexing:
             for slot in range(len(vector_slots)):
@@ -107,7 +121,9 @@ class SqliteStore(SqlStore):
                 with self._db.read() as db:
                     if serving_slot(db)[0] != slot:
                         raise ModelChanged
-                    version = _version(db, base_id)
+                    version = db.scalar(_VERSION, {"base": base_id})
+                    if version is None:
+                        return  # deleted just now: who asks will find that out
                     index = self._indexes.get((base_id, slot))
                     if index is not None and index.version == version:
                         return
@@ -125,6 +141,7 @@ class SqliteStore(SqlStore):
             index = _build_index(db, base_id, slot, version)
             self._save(base_id, index)
         self._indexes[base_id, slot] = index
+        _learn_if_due(index)
 
     def _prepare(self, slot: int) -> None:
         with self._db.read() as db:
@@ -199,11 +216,17 @@ class SqliteStore(SqlStore):
             if added:
                 for ids, rows in _vectors(db, slot, files.c.id == added):
                     index.add(ids, rows)
+                _learn_if_due(index)
             index.version = version
 
 
+def _learn_if_due(index: VectorIndex) -> None:
+    if index.overdue:
+        threading.Thread(target=index.learn, name="index-learns", daemon=True).start()
+
+
 def _version(db: Connection, base_id: int) -> int:
-    return db.scalar(select(knowledge_bases.c.version).where(knowledge_bases.c.id == base_id)) or 0
+    return db.scalar(_VERSION, {"base": base_id}) or 0
 
 
 def _vectors(db: Connection, slot: int, which: Any) -> Iterator[tuple[list[int], Vectors]]:

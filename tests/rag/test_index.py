@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,10 +37,10 @@ def batches(rows: Vectors, size: int = 700) -> Iterator[tuple[list[int], Vectors
         yield [10 * n for n in range(start, min(len(rows), start + size))], rows[start : start + size]
 
 
-def recall(index: VectorIndex, rows: Vectors) -> float:
+def recall(index: VectorIndex, rows: Vectors, questions: int = 50) -> float:
     """How many of the ten nearest by exact comparison are among fifty of the index."""
     found = []
-    for question in topics(50, seed=1):
+    for question in topics(questions, seed=1):
         exact = {int(10 * n) for n in np.argsort(-(rows @ question))[:10]}
         found.append(len(exact & set(index.nearest(question[None], 50))) / 10)
     return float(np.mean(found))
@@ -58,13 +60,43 @@ def test_many_rows_are_found_nearly_as_well() -> None:
     assert recall(index, rows) >= 0.97
 
 
-def test_an_index_grows_from_exact_to_approximate() -> None:
-    rows = topics(ROWS)
+def by_subject(rows: Vectors) -> Vectors:
+    """As files come: what is about the same thing comes together."""
+    return rows[np.argsort(rows @ topics(1, seed=9)[0])]
+
+
+def test_an_index_that_grows_learns_what_has_come() -> None:
+    rows = by_subject(topics(3 * ROWS))
     index = VectorIndex(1)
-    for ids, vectors in batches(rows):
+    for ids, vectors in batches(rows, size=100):
         index.add(ids, vectors)
+        if index.overdue:
+            assert len(index.nearest(rows[:1], 20)) == 20
+            index.learn()
+            assert not index.overdue
+        assert recall(index, rows[: ids[-1] // 10 + 1], questions=3) >= 0.9
     assert index.large
     assert recall(index, rows) >= 0.97
+
+
+def test_what_comes_and_goes_while_it_learns_is_not_lost() -> None:
+    rows = topics(3 * ROWS)
+    index = VectorIndex(1)
+    index.add(range(ROWS), rows[:ROWS])
+    for round_ in (1, 2):  # from exact to approximate, and from that anew
+        learning = threading.Thread(target=index.learn)
+        learning.start()
+        start = round_ * ROWS
+        for at in range(start, start + ROWS, 100):
+            index.add(range(at, at + 100), rows[at : at + 100])
+            index.remove(range(at - 10, at + 10))
+        learning.join()
+        assert index.large
+    gone = {i for at in range(ROWS, 3 * ROWS, 100) for i in range(at - 10, at + 10)}
+    kept = [i for part in index._parts() for ids, _ in module._rows(part, contextlib.nullcontext()) for i in ids]
+    assert sorted(kept) == sorted(set(range(3 * ROWS)) - gone)
+    for at in (5, ROWS + 50, 2 * ROWS + 50, 3 * ROWS - 50):
+        assert index.nearest(rows[at : at + 1], 1) == [at]
 
 
 def test_what_is_removed_is_not_found() -> None:
@@ -78,10 +110,13 @@ def test_what_is_removed_is_not_found() -> None:
 def test_a_saved_index_is_the_same_again(tmp_path: Path) -> None:
     rows = topics(ROWS)
     index = VectorIndex.build(7, len(rows), lambda: batches(rows))
+    came = topics(3, seed=3)  # after the clusters were learnt
+    index.add([1, 2, 3], came)
     index.save(tmp_path / "1.faiss")
     again = VectorIndex.load(tmp_path / "1.faiss", 7)
     assert again is not None
     assert again.large
+    assert again.nearest(came[:1], 1) == [1]
     for question in topics(20, seed=2):
         assert again.nearest(question[None], 50) == index.nearest(question[None], 50)
     assert [file.name for file in tmp_path.iterdir()] == ["1.faiss"]

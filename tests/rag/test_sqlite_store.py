@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event
+from sqlalchemy import Connection, Engine, event
 
-from backends.errors import QuartetError
+from backends.errors import NotFound, QuartetError
 from rag import fts, index, sqlite, sqlite_store
 from rag.sqlite_store import SqliteStore
 from tests.rag.test_stores import MODEL, add, by_keyword, found
@@ -98,6 +98,31 @@ def patient(store: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> SqliteStore:
     monkeypatch.setattr(sqlite_store, "_build_index", forbidden)
     monkeypatch.setattr(sqlite_store, "_PATIENCE", 60.0)
     return store
+
+
+def test_a_search_during_the_delete_of_its_base_brings_nothing_back(
+    store: SqliteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(store, "a", "alpha")
+    going = store._base_going
+
+    def searched_meanwhile(db: Connection, base_id: int) -> None:
+        going(db, base_id)
+        assert found(store, "alpha") == {"alpha"}  # the commit is still to come
+
+    monkeypatch.setattr(store, "_base_going", searched_meanwhile)
+    store.delete_base("kb")
+    assert not store._indexes
+    with pytest.raises(NotFound):
+        found(store, "alpha")
+
+
+def test_the_index_of_a_base_that_is_gone_is_removed_at_the_start(tmp_path: Path) -> None:
+    left = tmp_path / "indexes" / "7.faiss"
+    left.parent.mkdir()
+    left.write_bytes(b"of a process that was killed while it deleted the base")
+    SqliteStore(tmp_path).close()
+    assert not left.exists()
 
 
 def test_a_search_waits_for_the_index_of_a_commit(patient: SqliteStore, monkeypatch: pytest.MonkeyPatch) -> None:
