@@ -100,7 +100,7 @@ def router(knowledge: KnowledgeService, upload_folder: Path) -> APIRouter:
 
         A file of a name that is there takes the place of the old one when it is searchable. Content that is there
         already is not stored again: the answer has the record of that file, whose name may be another one, and a file
-        that had the name of the one sent is gone."""
+        that had the name of the one sent is gone as soon as that one is searchable."""
         async with received(request, FILES_FIELD, upload_folder) as uploads:
             records = [await _add(knowledge, base, upload.name, upload.path) for upload in uploads]
         if wait:

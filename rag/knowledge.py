@@ -109,7 +109,8 @@ class KnowledgeService:
 
     async def add_file(self, base: str, name: str, source: Path) -> FileRecord:
         """Copies the bytes of `source` and queues them; it is safe on disk when this returns. The same content again
-        gives the record that is there, which may have another name; what was there under this name is gone then too.
+        gives the record that is there, which may have another name; what was there under this name is gone as soon as
+        that one is searchable.
         Raises TooLarge, StorageFull, Busy (too many files are waiting)."""
         record = await asyncio.to_thread(self._add_file, base_key(base), file_label(name), source)
         self._open_parts.ingest.notify()
@@ -318,8 +319,10 @@ class KnowledgeService:
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        if record.id != file_id or store.keeps_bytes:
+        if store.keeps_bytes:
             path.unlink()
+        elif record.id != file_id:
+            path.replace(folder.place(record.id))  # the same bytes, but for those that were lost or damaged there
         for old in gone:
             folder.remove(old)
         return record

@@ -11,7 +11,7 @@ from sqlalchemy import insert, select, update
 from backends.errors import NotFound
 from rag.sql_parts import SqlPart
 from rag.sql_rows import QUEUED, base_id_of, file_row, records_of
-from rag.store import NewFile, files
+from rag.store import NewFile, files, successors
 from rag.types import FileRecord
 
 
@@ -46,8 +46,14 @@ class SqlFiles(SqlPart):
             (record,) = records_of(db, files.c.id == file_id)
             gone: list[str] = []
             if record.name != file.name:
-                gone = list(db.scalars(select(files.c.id).where(files.c.base_id == base_id, files.c.name == file.name)))
-                version, removed = self._delete(db, base_id, gone)
+                old = select(files.c.id).where(files.c.base_id == base_id, files.c.name == file.name)
+                outdated = list(db.scalars(old.where(files.c.renews.is_(None))))
+                if record.state == "searchable":
+                    gone = outdated
+                    version, removed = self._delete(db, base_id, gone)
+                elif outdated:
+                    db.execute(delete_from(successors).where(successors.c.file_id.in_(outdated)))
+                    db.execute(insert(successors), [{"file_id": i, "successor": record.id} for i in outdated])
         if gone:
             self._changed(base_id, version, removed=removed)
             self._forget()

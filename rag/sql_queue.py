@@ -15,7 +15,17 @@ from sqlalchemy import delete as delete_from
 from rag import sql_whole
 from rag.sql_parts import SqlPart
 from rag.sql_rows import JOBS, UNFINISHED, job_of, serving_slot, short
-from rag.store import Job, NewPassage, Vectors, embedding_models, files, knowledge_bases, passages, vector_slots
+from rag.store import (
+    Job,
+    NewPassage,
+    Vectors,
+    embedding_models,
+    files,
+    knowledge_bases,
+    passages,
+    successors,
+    vector_slots,
+)
 
 _ROWS = 1_000  # written at once
 
@@ -147,6 +157,8 @@ class SqlQueue(SqlPart):
             gone = [file.id]
         else:
             gone = list(db.scalars(same_name.where(files.c.number < file.number)))
+            others = db.scalars(select(successors.c.file_id).where(successors.c.successor == file.id))
+            gone += set(others).difference(gone)
             self._file_words(db, file.base_id, file.id)
             count = select(func.count()).where(passages.c.file_id == file.id).scalar_subquery()
             done = {"state": "searchable", "progress": 1.0, "claimed_by": None, "claimed_until": None}

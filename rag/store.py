@@ -148,7 +148,15 @@ settings = Table(
     Column("value", Text, nullable=False),
 )
 
-TABLES = [knowledge_bases, files, passages, *vector_slots, embedding_models, settings]
+# Files that are gone when another one is searchable, which has the content that was sent under their name.
+successors = Table(
+    "successors",
+    metadata,
+    Column("file_id", String(32), ForeignKey(files.c.id, ondelete="CASCADE"), primary_key=True),
+    Column("successor", String(32), ForeignKey(files.c.id, ondelete="CASCADE"), primary_key=True, index=True),
+)
+
+TABLES = [knowledge_bases, files, successors, passages, *vector_slots, embedding_models, settings]
 
 
 @dataclass(frozen=True)
@@ -218,8 +226,8 @@ class Store(Protocol):
         failed is queued once more, under its new name and behind all others. A store that keeps bytes reads them from
         `content` in the same transaction.
 
-        When the content is there under another name, whatever had this name says something else, and is deleted: the
-        ids of such files are returned too."""
+        When the content is there under another name, whatever had this name says something else, and is deleted, at
+        once (then its ids are returned too) or when the content is searchable."""
         ...
 
     @property
@@ -283,8 +291,8 @@ class Store(Protocol):
 
     def finish(self, file_id: str) -> list[str]:
         """Makes the file searchable once all its passages have vectors, and deletes what it replaces: older files of
-        its name, whose ids are returned. A file overtaken by a newer one of its name is itself deleted and returned.
-        What was read again takes the place of what was read before."""
+        its name or of others that it was sent under, whose ids are returned. A file overtaken by a newer one of its
+        name is itself deleted and returned. What was read again takes the place of what was read before."""
         ...
 
     def fail(self, file_id: str, reason: str, error: str) -> None:

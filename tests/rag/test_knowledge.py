@@ -125,6 +125,19 @@ async def test_a_file_changed_to_what_another_one_says_is_found_under_that_name_
     assert len(list((tmp_path / "data" / "files").iterdir())) == 1
 
 
+async def test_bytes_that_were_lost_come_back_with_the_next_upload(knowledge: KnowledgeService, tmp_path: Path) -> None:
+    await knowledge.create("kb")
+    path = write(tmp_path, "a.txt", "The code of the door is 1111.")
+    file_id = await upload(knowledge, "kb", path)
+    await knowledge.wait("kb", [file_id])
+    (tmp_path / "data" / "files" / file_id).unlink()
+    await knowledge.reindex("kb", file_id)
+    (record,) = await knowledge.wait("kb", [file_id])
+    assert "upload it again" in record.error
+    assert await upload(knowledge, "kb", path) == file_id
+    assert (await knowledge.content("kb", file_id))[0].read_bytes() == path.read_bytes()
+
+
 HOSTILE = [
     "../../etc/passwd.txt", "/etc/passwd.txt", "..\\..\\x.txt", "a\x00b.txt", "\u202egpj.txt", "CON.txt", "a/b/c.txt",
     "-rf.txt", "$(reboot).txt", "<script>.txt", "x" * 400 + ".txt", "\ud800.txt", "知识 库.txt", "a\nb.txt",

@@ -141,6 +141,25 @@ def test_a_file_changed_to_what_another_one_says_goes_in_the_same_step(store: Sq
     assert found(store, "beta") == {"alpha"}
 
 
+def test_a_file_changed_to_what_is_still_being_read_goes_when_that_is_found(store: SqlStore) -> None:
+    add(store, "a", "alpha")
+    begin(store, "b", "beta", name="copy.txt")
+    assert store.add_file("kb", NewFile("c", "a.txt", 1, sha256="b"))[1] == []
+    assert found(store, "alpha") == {"alpha"}
+    embed(store, "b")
+    assert store.finish("b") == ["a"]
+    assert [file.name for file in store.files("kb")] == ["copy.txt"]
+
+
+def test_a_file_stays_when_what_it_was_changed_to_cannot_be_read(store: SqlStore) -> None:
+    add(store, "a", "alpha")
+    begin(store, "b", "beta", name="copy.txt")
+    store.add_file("kb", NewFile("c", "a.txt", 1, sha256="b"))
+    store.fail("b", "no_text", "It holds no text.")
+    assert [(file.name, file.state) for file in store.files("kb")] == [("a.txt", "searchable"), ("copy.txt", "failed")]
+    assert found(store, "alpha") == {"alpha"}
+
+
 def test_a_failed_file_comes_again_under_its_new_name_and_behind_the_others(store: SqlStore) -> None:
     store.add_file("kb", NewFile("c", "c.txt", 1, sha256="c"))
     store.fail("c", "damaged", "The content is a PDF: rename it to end in .pdf.")
