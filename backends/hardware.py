@@ -138,10 +138,10 @@ def _chosen(visible: str, uuids: Sequence[str]) -> list[str]:
 
 
 def memory_free(found: Sequence[Gpu], devices: int = 1) -> int:
-    """Free bytes where a model would live: on the `devices` emptiest of the GPUs that were found together, without any
-    in main memory. Blocking."""
+    """Free bytes where a model would live: on the first `devices` of the GPUs that were found, which are those that
+    engines take; in main memory where there are none. Blocking."""
     if found:
-        return sum(sorted((gpu.free for gpu in found), reverse=True)[:devices])
+        return sum(gpu.free for gpu in found[:devices])
     import psutil
 
     available = int(psutil.virtual_memory().available)

@@ -268,13 +268,13 @@ class ModelManager:
         await self._give_up_load()
         service, self._service, self._newest = self._service, None, None
         self._error = ""
-        if service is not None:
-            await service.stop()
+        ending = [*self._retiring.values(), *([service] if service is not None else [])]
+        await asyncio.gather(*(one.stop() for one in ending))
         self._publish()
 
     async def close(self) -> None:
         """End everything, at once and for good."""
-        await asyncio.gather(self.unload(), *(service.stop() for service in self._retiring.values()))
+        await self.unload()
         await self._retired()
 
     async def _give_up_load(self) -> None:

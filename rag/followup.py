@@ -59,7 +59,8 @@ async def _rewritten(request: ChatRequest, model: ChatModel) -> str:
     async with aclosing(model.stream([_order(request)], params)) as deltas:
         async for delta in deltas:
             text += delta.text
-            if len(text) > _LONGEST:
+            # No question is that long; and neither to stand in line for it nor to think about it is worth the time.
+            if len(text) > _LONGEST or delta.place or delta.reasoning:
                 return ""
     lines = [line.strip() for line in text.rpartition("</think>")[2].splitlines() if line.strip()]
     line = lines[0].strip("\"'“”「」 ") if len(lines) == 1 else ""

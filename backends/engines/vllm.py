@@ -99,7 +99,7 @@ class VllmEngine:
         if self._family and not given("--tokenizer", extra):
             flags["--tokenizer-mode"] = TOKENIZER_MODE
         if self._gpus:
-            used = self._gpus[: devices_asked(extra)]  # vLLM takes the first ones
+            used = self._gpus[: devices_asked(extra) * replicas_asked(extra)]  # vLLM takes the first ones
             flags["--gpu-memory-utilization"] = f"{gpu_share(used):.3f}"
         ours = [part for flag, value in flags.items() if not given(flag, extra) for part in (flag, value)]
         command = [self._options.python, "-m", "vllm.entrypoints.openai.api_server"]
@@ -134,6 +134,11 @@ def devices_asked(extra: Sequence[str]) -> int:
     """How many GPUs the operator spreads a model over."""
     sizes = (_number(extra, "--tensor-parallel-size", "-tp"), _number(extra, "--pipeline-parallel-size", "-pp"))
     return max(1, math.prod(sizes))
+
+
+def replicas_asked(extra: Sequence[str]) -> int:
+    """How many times the operator has it on GPUs of its own each."""
+    return max(1, _number(extra, "--data-parallel-size", "-dp"))
 
 
 def _number(extra: Sequence[str], *flags: str) -> int:

@@ -272,6 +272,19 @@ async def test_unload_gives_up_a_load_and_ends_the_model(tmp_path: Path) -> None
         assert it.engines() == []
 
 
+async def test_unload_also_ends_a_model_that_is_being_replaced(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        await it.manager.load(ModelSpec("alpha"))
+        running = asyncio.create_task(it.ask("count 600"))
+        await asyncio.sleep(0.2)
+        await it.manager.load(ModelSpec("beta"))
+        assert len(it.engines()) == 2
+        await it.manager.unload()
+        assert it.engines() == []
+        with pytest.raises(EngineFailed):
+            await running
+
+
 async def test_a_load_that_is_given_up_before_it_began_leaves_nothing_under_way(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         it.manager.start_loading(ModelSpec("alpha"))

@@ -145,7 +145,8 @@ def test_the_share_of_a_gpu_is_what_is_left_of_the_fullest_one() -> None:
 
 
 def test_gpus_that_it_does_not_use_do_not_matter(tmp_path: Path) -> None:
-    for args, share in (((), "0.920"), (("--tensor-parallel-size", "2"), "0.500")):
+    two = ((f"--{kind}-parallel-size", "2") for kind in ("tensor", "data"))
+    for args, share in (((), "0.920"), *((flags, "0.500") for flags in two)):
         options = VllmOptions("python", "auto", args, kv_bytes=GIB)
         engine = VllmEngine(tmp_path, "Qwen/Qwen3-4B", tmp_path / "vllm.log", options)
         engine._gpus = [Gpu(80 * GIB, 80 * GIB), Gpu(80 * GIB, 41 * GIB), Gpu(80 * GIB, 0)]

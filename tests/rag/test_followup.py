@@ -17,10 +17,12 @@ HISTORY = (("What is the K-300?", "The K-300 is a kettle for the office."),)
 
 
 class Rewriter:
-    """Says `text`, waits, or has no model."""
+    """Says `text`, `first` something else, waits, or has no model."""
 
-    def __init__(self, text: str = "", error: Exception | None = None, silent: bool = False) -> None:
-        self.text, self.error, self.silent = text, error, silent
+    def __init__(
+        self, text: str = "", error: Exception | None = None, silent: bool = False, first: Delta | None = None
+    ) -> None:
+        self.text, self.error, self.silent, self.first = text, error, silent, first
         self.messages: Sequence[Message] = ()
         self.params: SamplingParams | None = None
         self.closed = False
@@ -30,6 +32,8 @@ class Rewriter:
         try:
             if self.error:
                 raise self.error
+            if self.first:
+                yield self.first
             if self.silent:
                 await asyncio.sleep(600)
             yield Delta(self.text)
@@ -86,6 +90,15 @@ async def test_the_model_is_asked_briefly_with_the_conversation() -> None:
 )
 async def test_what_is_no_question_is_not_searched_for(model: Rewriter) -> None:
     searched = await standalone(ChatRequest("and how do I install it?", HISTORY), model)
+    assert searched == "What is the K-300? and how do I install it?"
+    assert model.closed
+
+
+@pytest.mark.parametrize("first", [Delta("", place=3), Delta("", reasoning="The user asks")], ids=["line", "thought"])
+async def test_a_model_that_is_busy_or_thinks_first_is_not_waited_for(first: Delta) -> None:
+    model = Rewriter(silent=True, first=first)
+    async with asyncio.timeout(3):
+        searched = await standalone(ChatRequest("and how do I install it?", HISTORY), model)
     assert searched == "What is the K-300? and how do I install it?"
     assert model.closed
 
