@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from rag import gpu_room
 from rag.model_pipe import Pipe, serve
 from rag.scripts import spoken_scripts
 
@@ -36,11 +37,14 @@ class _Worker:
         from sentence_transformers import SentenceTransformer
 
         torch.set_num_threads(setup["threads"])
-        self._model = SentenceTransformer(
-            setup["model"],
-            revision=setup["revision"],
-            local_files_only=setup["local_files_only"],
-            trust_remote_code=False,
+        self._model = gpu_room.loaded(
+            lambda device: SentenceTransformer(
+                setup["model"],
+                device=device,
+                revision=setup["revision"],
+                local_files_only=setup["local_files_only"],
+                trust_remote_code=False,
+            )
         )
         tokenizer = self._model.tokenizer
         # A fast tokenizer may not be used from two threads at once; the model keeps its own.
@@ -99,7 +103,8 @@ class _Worker:
 
     def _encode(self, kind: str, texts: list[str]) -> Any:
         encode = self._model.encode_query if kind == "query" else self._model.encode_document
-        return encode(texts, batch_size=len(texts), normalize_embeddings=True, show_progress_bar=False)
+        options = {"batch_size": len(texts), "normalize_embeddings": True, "show_progress_bar": False}
+        return gpu_room.computed(self._model, lambda: encode(texts, **options))
 
     def _take(self, request: dict[str, Any]) -> None:
         if request["kind"] == "count":

@@ -24,6 +24,7 @@ import numpy as np
 from backends.errors import EngineFailed, ModelUnusable
 from rag.model_name import BUNDLED, bundled_folder, hub_commit
 
+_PATIENCE = 600.0  # seconds for one request, those before it included; what takes longer is not coming back
 _PROJECT = Path(__file__).resolve().parents[1]
 
 
@@ -129,7 +130,13 @@ class _Process:
                 raise self._lost_error()
             self._due[number] = answer
         self._send({"id": number, "kind": kind, "texts": list(texts)})
-        return answer.result()
+        try:
+            return answer.result(_PATIENCE)
+        except TimeoutError:
+            with self._lock:
+                self.lost = True
+            self._process.kill()  # which _read notices, and tells all who wait
+            raise self._lost_error() from None
 
     def close(self) -> None:
         self._process.kill()

@@ -9,6 +9,7 @@ from __future__ import annotations
 from queue import SimpleQueue
 from typing import Any
 
+from rag import gpu_room
 from rag.model_pipe import Pipe, serve
 
 _TOGETHER = 8  # pairs in a batch: those of a question are of different lengths, and padding costs
@@ -24,11 +25,14 @@ class _Worker:
         from sentence_transformers import CrossEncoder
 
         torch.set_num_threads(setup["threads"])
-        self._model = CrossEncoder(
-            setup["model"],
-            revision=setup["revision"],
-            local_files_only=setup["local_files_only"],
-            trust_remote_code=False,
+        self._model = gpu_room.loaded(
+            lambda device: CrossEncoder(
+                setup["model"],
+                device=device,
+                revision=setup["revision"],
+                local_files_only=setup["local_files_only"],
+                trust_remote_code=False,
+            )
         )
         if self._model.num_labels != 1:
             raise ValueError(f"it gives {self._model.num_labels} scores for a passage, a reranker gives one")
@@ -40,10 +44,13 @@ class _Worker:
             question, *passages = request["texts"]
             pairs = [(question, passage) for passage in passages]
             try:
-                scores = self._model.predict(pairs, batch_size=_TOGETHER, show_progress_bar=False)
-                self._pipe.rows(request, scores.reshape(-1, 1))
+                self._pipe.rows(request, self._scores(pairs).reshape(-1, 1))
             except Exception as error:  # noqa: BLE001  one bad request must not take the others with it
                 self._pipe.refuse(request, error)
+
+    def _scores(self, pairs: list[tuple[str, str]]) -> Any:
+        options = {"batch_size": _TOGETHER, "show_progress_bar": False}
+        return gpu_room.computed(self._model, lambda: self._model.predict(pairs, **options))
 
 
 if __name__ == "__main__":

@@ -54,13 +54,15 @@ _REASONS = (
 )
 
 
+# Of what vLLM can do without; it says so at every start.
+_HARMLESS = r"^.{0,80}\b(?:INFO|WARNING)\b.*(?:Failed to import|not installed)"
 # Lines that only say that the reason is to be found further up.
 _ELSEWHERE = r"Engine core initialization failed|EngineDeadError|[Ss]ee (?:root cause|stack trace)"
 
 
 def why_it_ended(log: Sequence[str], code: int) -> str:
     """One sentence: what the log says, or else its last line, or how the process ended."""
-    for line in reversed(log):
+    for line in reversed([line for line in log if not re.search(_HARMLESS, line)]):
         for pattern, sentence in _REASONS:
             if match := re.search(pattern, line, re.IGNORECASE):
                 return sentence.format(what=(match.groupdict().get("what") or "").strip())

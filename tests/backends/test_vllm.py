@@ -97,6 +97,13 @@ async def test_models_of_the_families_get_their_prompts_from_our_plugin(tmp_path
     assert seen[0].split()[0].split(":") == [str(ENTRY), str(ROOT)]
 
 
+def test_what_vllm_can_do_without_is_not_why_it_ended() -> None:
+    missing = "ModuleNotFoundError(\"No module named 'vllm._C'\")"
+    log = [f"(APIServer pid=7) WARNING 11-23 [interface.py:222] Failed to import from vllm._C: {missing}"]
+    assert why_it_ended(log, -9) == "its process was killed, most often because the machine ran out of memory."
+    assert "run `make vllm`" in why_it_ended(["ModuleNotFoundError: No module named 'vllm.entrypoints'"], 1)
+
+
 def test_vllm_finds_the_plugin_by_its_entry_point() -> None:
     found = [point for info in distributions(path=[str(ENTRY)]) for point in info.entry_points]
     assert [(point.group, point.value) for point in found] == [

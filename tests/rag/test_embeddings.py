@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from backends.errors import EngineFailed, ModelUnusable
+from rag import model_process
 from rag.embeddings import WorkerEmbeddings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -94,6 +95,22 @@ def test_a_lost_worker_is_told_and_another_started() -> None:
         model.close()
     with pytest.raises(EngineFailed):
         model.query_vector("hello")
+
+
+def test_a_worker_that_hangs_is_ended_and_another_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = WorkerEmbeddings(threads=1)
+    try:
+        model.query_vector("hello")
+        newest = max(workers_of(os.getpid()), key=lambda worker: worker.create_time())
+        newest.suspend()
+        with monkeypatch.context() as short:
+            short.setattr(model_process, "_PATIENCE", 0.5)
+            with pytest.raises(EngineFailed, match="was lost"):
+                model.query_vector("hello")
+        assert model.query_vector("hello").shape == (1, 384)
+        assert not newest.is_running()
+    finally:
+        model.close()
 
 
 def test_a_folder_that_is_no_model_is_named(tmp_path: Path) -> None:

@@ -262,7 +262,7 @@ async def test_bytes_that_are_nobodys_are_swept_at_the_start(tmp_path: Path) -> 
     await knowledge.close()
 
 
-async def test_progress_is_told_at_least_every_second(
+async def test_progress_is_told_again_and_again(
     tmp_path: Path, knowledge: KnowledgeService, embeddings: WorkerEmbeddings
 ) -> None:
     await asyncio.to_thread(embeddings.query_vector, "warm")
