@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,12 +20,15 @@ from rag.readers import Limits, Progress, Reading, Section
 
 _log = logging.getLogger(__name__)
 
+_LOOK_EVERY = 0.5  # seconds
+_CHUNK = 1 << 16  # bytes, what a pipe holds
 _ROOT = Path(__file__).resolve().parents[1]
 
 
 def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -> Reading:
     """What `rag.readers.<reader>` finds in the file at `path`. Blocks for `limits.wall_seconds` at most, then the
-    process is killed. Raises UnreadableFile."""
+    process is killed. `progress` is told how far it is, and twice a second also where it is not further: what it raises
+    ends the process. Raises UnreadableFile."""
     order = {"reader": reader, "path": str(path.resolve()), "limits": dataclasses.asdict(limits)}
     # Whatever else the app was told through its settings is no business of a process that reads hostile files.
     env = {name: value for name, value in os.environ.items() if not name.startswith("QUARTET_")}
@@ -35,6 +39,7 @@ def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        bufsize=0,
         start_new_session=True,  # Ctrl-C is for the app to handle
     )
     assert child.stdin is not None  # noqa: S101 - made with pipes
@@ -76,10 +81,13 @@ def read_confined(reader: str, path: Path, limits: Limits, progress: Progress) -
 def _take_in(stream: IO[bytes], path: Path, limits: Limits, progress: Progress) -> Reading | None:
     """The reading that ends with a note; None where the stream ends without one."""
     sections: list[Section] = []
+    done = total = 0
     for message in _messages(stream, limits):
-        if "progress" in message:
-            done, total = message["progress"]
-            progress(int(done), int(total))
+        if message is None:
+            progress(done, total)
+        elif "progress" in message:
+            done, total = map(int, message["progress"])
+            progress(done, total)
         elif "text" in message:
             page = message["page"]
             sections.append(Section(str(message["text"]), None if page is None else int(page), str(message["heading"])))
@@ -93,9 +101,20 @@ def _take_in(stream: IO[bytes], path: Path, limits: Limits, progress: Progress) 
     return None
 
 
-def _messages(stream: IO[bytes], limits: Limits) -> Iterator[dict[str, Any]]:
+def _messages(stream: IO[bytes], limits: Limits) -> Iterator[dict[str, Any] | None]:
+    """The lines of the unbuffered `stream`; again and again None while there is none."""
     # A character is at most 4 bytes; a reader that was taken over gets no more of our memory than that.
     left = 4 * limits.characters + 10_000_000
-    while line := stream.readline(left):
-        left -= len(line)
-        yield json.loads(line)
+    begun = bytearray()
+    while left > 0:
+        if not select.select([stream], [], [], _LOOK_EVERY)[0]:
+            yield None
+            continue
+        if not (some := stream.read(min(left, _CHUNK))):
+            return
+        left -= len(some)
+        *lines, rest = some.split(b"\n")
+        for line in lines:
+            yield json.loads(begun + line)
+            begun.clear()
+        begun += rest
