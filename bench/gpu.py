@@ -56,7 +56,7 @@ def main() -> None:
         bandwidth = alone(memory_bandwidth)
         disk = read_speed(folder)
         print(f"weights {size / GIB:.2f} GiB; memory {bandwidth / 1e9:.0f} GB/s; disk {disk / 1e9:.2f} GB/s")
-        engines = [("transformers", with_transformers)]
+        engines = [("transformers, its continuous batching alone", with_transformers)]
         if importlib.util.find_spec("vllm") is not None and on_gpu:
             engines.append(("vLLM", with_vllm))
         for engine, measure in engines:
