@@ -60,6 +60,7 @@ class ModelManager:
         self._retiring: dict[asyncio.Task[None], Service] = {}
         self._loading: ModelSpec | None = None
         self._starting = False  # between "nothing serves any more" and "the new one (or the old one again) serves"
+        self._awaiting = 0  # questions that wait for a model
         self._progress: Progress | None = None
         self._error = ""
         self._changed = asyncio.Event()
@@ -229,24 +230,36 @@ class ModelManager:
             while place:
                 yield Delta("", place=place)
                 place = await turn.nearer(place)
-            model = await self._model_for(messages)
+            model = self._at_hand(messages)
+            if model is None:
+                self._awaiting += 1
+                try:
+                    yield Delta("", place=self._awaiting)
+                    model = await self._coming(messages)
+                finally:
+                    self._awaiting -= 1
             async with aclosing(model.stream(messages, params)) as deltas:
                 async for delta in deltas:
                     yield delta
         finally:
             turn.leave()
 
-    async def _model_for(self, messages: Sequence[Message]) -> Service | QuoteModel:
+    def _at_hand(self, messages: Sequence[Message]) -> Service | QuoteModel | None:
+        """Who answers now; None while a model is on its way."""
+        service = self._service
+        # One that was given up is not asked while another takes its place.
+        serving = service is not None and (service.ready or service.asleep)
+        if service is not None and (serving or not (service.restarting or self._starting)):
+            return service
+        return None if self._starting or service is not None else self._without_model(messages)
+
+    async def _coming(self, messages: Sequence[Message]) -> Service | QuoteModel:
         try:
             async with asyncio.timeout(self._policy.wait):
                 while True:
-                    service, changed = self._service, self._changed
-                    # One that was given up is not asked while another takes its place.
-                    serving = service is not None and (service.ready or service.asleep)
-                    if service is not None and (serving or not (service.restarting or self._starting)):
-                        return service
-                    if service is None and not self._starting:
-                        return self._without_model(messages)
+                    changed = self._changed
+                    if (model := self._at_hand(messages)) is not None:
+                        return model
                     await changed.wait()
         except TimeoutError as error:
             raise NotReady(self._still_loading(), retry_after=10) from error

@@ -22,7 +22,7 @@ from backends.models import EngineSettings, ModelManager, ModelSpec, ModelStatus
 from backends.openai_client import OpenAIChatModel
 from backends.service import RestartPolicy
 from backends.specs import Candidate
-from backends.types import ChatModel, Message, Progress, Quotation, SamplingParams
+from backends.types import ChatModel, Delta, Message, Progress, Quotation, SamplingParams
 
 SERVER = Path(__file__).with_name("scripted_server.py")
 PLAIN = SamplingParams()
@@ -86,8 +86,11 @@ class World:
         return [child for child in children if str(self.folder) and str(SERVER) in _command(child)]
 
     async def ask(self, text: str, *quotations: Quotation) -> str:
+        return "".join(delta.text for delta in await self.deltas(text, *quotations))
+
+    async def deltas(self, text: str, *quotations: Quotation) -> list[Delta]:
         stream = self.manager.stream([Message("user", text, text, quotations)], PLAIN)
-        return "".join([delta.text async for delta in stream])
+        return [delta async for delta in stream]
 
     async def until_started(self) -> None:
         """Until there is the process of an engine."""
@@ -170,9 +173,11 @@ async def test_a_switch_without_room_drains_first_and_requests_wait_for_the_new_
         loading = asyncio.create_task(it.manager.load(ModelSpec("beta")))
         await asyncio.sleep(0.1)
         assert it.manager.status.name == ""
-        waiting = asyncio.create_task(it.ask("hello"))
+        waiting = [asyncio.create_task(it.deltas("hello")) for _ in range(2)]
         assert (await running).endswith(" 39 ")
-        assert await waiting == "beta: hello"
+        for place, told in enumerate(await asyncio.gather(*waiting), 1):
+            assert [delta.place for delta in told if delta.place] == [place]
+            assert "".join(delta.text for delta in told) == "beta: hello"
         await loading
         assert len(it.engines()) == 1
 
