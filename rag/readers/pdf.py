@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from itertools import groupby, pairwise
 from pathlib import Path
 
 from pypdf import PageObject, PasswordType, PdfReader, overwrite_configuration
@@ -20,6 +21,7 @@ _PAGE_NUMBER = re.compile(
 )
 _NUMBERED = re.compile(r"^(\d{1,5})\s+(.+)$|^(.+?)\s+(\d{1,5})$")
 _EDGE = 2  # lines at the top and at the bottom where headers and footers are looked for
+_ROW = 4  # pages
 
 
 def read(path: Path, limits: Limits, progress: Progress) -> Reading:
@@ -119,25 +121,39 @@ def _damaged() -> UnreadableFile:
 
 
 def without_running_lines(pages: list[list[str]]) -> list[list[str]]:
-    """The pages without the lines that come back at the top or bottom of most of them, page numbers included."""
+    """The pages without the lines that come back at the top or bottom of most of them, page numbers included, and those
+    that are the first or last of several pages in a row, or of every second one, but for the first of these: so come
+    the titles of chapters."""
     filled = [page for page in pages if any(line.strip() for line in page)]
     if len(filled) < 3:
         return pages
     counts: Counter[str] = Counter()
+    outermost: defaultdict[str, list[int]] = defaultdict(list)
     for number, page in enumerate(pages):
-        counts.update({key for at in _edges(page) for key in _keys(page[at].strip(), number)})
+        edges = _edges(page)
+        counts.update({key for at in edges for key in _keys(page[at].strip(), number)})
+        for key in {key for at in (*edges[:1], *edges[-1:]) for key in _keys(page[at].strip(), number)}:
+            outermost[key].append(number)
     running = {key for key, count in counts.items() if count >= max(3, 0.5 * len(filled))}
+    titles = {key: numbers[0] for key, numbers in outermost.items() if _in_a_row(numbers)}
     kept = []
     for number, page in enumerate(pages):
-        drop = {at for at in _edges(page) if running.intersection(_keys(page[at].strip(), number))}
+        again = running | {key for key, first in titles.items() if first < number}
+        drop = {at for at in _edges(page) if again.intersection(_keys(page[at].strip(), number))}
         kept.append([line for at, line in enumerate(page) if at not in drop])
     # Pages that are all alike, such as forms, would lose everything.
     return kept if any(line.strip() for page in kept for line in page) else pages
 
 
-def _edges(page: list[str]) -> set[int]:
+def _edges(page: list[str]) -> list[int]:
     filled = [at for at, line in enumerate(page) if line.strip()]
-    return {*filled[:_EDGE], *filled[-_EDGE:]}
+    return sorted({*filled[:_EDGE], *filled[-_EDGE:]})
+
+
+def _in_a_row(numbers: list[int]) -> bool:
+    """Whether `_ROW` of these pages have at most one other page between each two."""
+    near = [after - before <= 2 for before, after in pairwise(numbers)]
+    return any(same and len(list(group)) >= _ROW - 1 for same, group in groupby(near))
 
 
 def _keys(line: str, page: int) -> set[str]:

@@ -103,6 +103,19 @@ def test_a_number_that_counts_along_is_dropped_and_a_heading_is_not(read: Load) 
         assert page.page_content.endswith("began.")
 
 
+def test_titles_above_the_pages_of_a_chapter_come_once(read: Load) -> None:
+    """As in a book: the title of the book above the left pages, that of the chapter above the right ones."""
+    tops = ["The Book of Bees", "How They Live", "The Book of Bees", "How They Fly"]
+    pages = [
+        f"{tops[2 * (number > 10) + number % 2]}\n\nOn day {number} the bees were counted again."
+        for number in range(1, 21)
+    ]
+    texts = [page.page_content for page in read("bees.pdf", documents.pdf(pages))]
+    times = {title: sum(title in text for text in texts) for title in tops}
+    assert times == {"The Book of Bees": 0, "How They Live": 1, "How They Fly": 1}
+    assert all(f"On day {number} the bees" in text for number, text in enumerate(texts, start=1))
+
+
 def test_numbers_that_do_not_count_along_are_kept(read: Load) -> None:
     years = ["1871", "1903", "1932", "1980"]
     pages = read("years.pdf", documents.pdf([f"{year}\n\nSomething happened to the lighthouse." for year in years]))
