@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +35,8 @@ def read(path: Path, limits: Limits, progress: Progress) -> Reading:
     try:
         document = Document(str(path))
         body = document.element.body
-        levels = _heading_levels(document)
         outline = Outline()
-        _fill(outline, body, levels, progress)
+        _fill(outline, body, _Styles(_heading_levels(document), _header_styles(document)), progress)
         for part in _notes(document):
             outline.heading(0, "")
             for note in _parse(part.blob):
@@ -64,6 +64,15 @@ def _parse(xml: bytes) -> Any:
     return parse_xml(xml)
 
 
+@dataclass(frozen=True)
+class _Styles:
+    """`levels` of headings by the id of the style; `headers` are the styles of tables whose first row looks like none
+    of the others."""
+
+    levels: dict[str, int]
+    headers: frozenset[str]
+
+
 def _heading_levels(document: Any) -> dict[str, int]:
     """Style id -> level, by the name of the style or the outline level it sets; 0 is the title of the document."""
     levels = {}
@@ -80,19 +89,34 @@ def _heading_levels(document: Any) -> dict[str, int]:
     return levels
 
 
+def _header_styles(document: Any) -> frozenset[str]:
+    styles = {style.get(f"{_W}styleId"): style for style in document.styles.element.iterfind(f"{_W}style")}
+    headers = set()
+    for identity, style in styles.items():
+        for _ in styles:  # as long as one may stand on another
+            if any(part.get(f"{_W}type") == "firstRow" for part in style.iterfind(f"{_W}tblStylePr")):
+                headers.add(identity)
+                break
+            based = style.find(f"{_W}basedOn")
+            style = styles.get(based.get(f"{_W}val")) if based is not None else None
+            if style is None:
+                break
+    return frozenset(headers)
+
+
 def _outline_level(element: Any) -> int | None:
     level = element.find(f"{_W}pPr/{_W}outlineLvl")
     value = level.get(f"{_W}val") if level is not None else None
     return int(value) + 1 if value and value.isdigit() and int(value) < 9 else None
 
 
-def _fill(outline: Outline, body: Any, levels: dict[str, int], progress: Progress) -> None:
+def _fill(outline: Outline, body: Any, styles: _Styles, progress: Progress) -> None:
     blocks = list(_blocks(body))
     for at, block in enumerate(blocks):
         if at % _REPORT_EVERY == 0:
             progress(at, len(blocks))
-        text = _table(block) if block.tag == f"{_W}tbl" else _text(block)
-        level = _level(block, levels)
+        text = _table(block, styles.headers) if block.tag == f"{_W}tbl" else _text(block)
+        level = _level(block, styles.levels)
         if level is None or not text:
             outline.add(text)
         else:
@@ -121,7 +145,7 @@ def _level(block: Any, levels: dict[str, int]) -> int | None:
     return direct if direct is not None else levels.get(style.get(f"{_W}val") if style is not None else "")
 
 
-def _table(table: Any) -> str:
+def _table(table: Any, headers: frozenset[str]) -> str:
     rows, marked = [], []
     above: dict[int, str] = {}  # by the column of the grid
     for row in table.iter(f"{_W}tr"):
@@ -131,8 +155,20 @@ def _table(table: Any) -> str:
         above = _columns(row, cells, above)
         rows.append(list(above.values()))
         marked.append(_is_on(row.find(f"{_W}trPr/{_W}tblHeader")) or _is_bold(row))
-    # The first row is a header where Word is told so, or where it alone is bold.
-    return table_lines(rows, has_header=len(rows) > 1 and marked[0] and not marked[1])
+    # The first row is a header where Word is told so, where it alone is bold, or where the style sets it apart.
+    has_header = len(rows) > 1 and ((marked[0] and not marked[1]) or _looks_headed(table, headers))
+    return table_lines(rows, has_header)
+
+
+def _looks_headed(table: Any, headers: frozenset[str]) -> bool:
+    """Whether the style of the table sets its first row apart, and is let. Source: ECMA-376, 17.4.55 (tblLook)."""
+    style, look = table.find(f"{_W}tblPr/{_W}tblStyle"), table.find(f"{_W}tblPr/{_W}tblLook")
+    if style is None or look is None or style.get(f"{_W}val") not in headers:
+        return False
+    if (first_row := look.get(f"{_W}firstRow")) is not None:
+        return first_row in ("1", "true", "on")
+    bits = look.get(f"{_W}val") or ""
+    return re.fullmatch(r"[0-9A-Fa-f]{1,8}", bits) is not None and bool(int(bits, 16) & 0x20)
 
 
 def _columns(row: Any, cells: list[Any], above: dict[int, str]) -> dict[int, str]:

@@ -10,6 +10,7 @@ from typing import Any
 import docx
 import pytest
 from docx.oxml import OxmlElement
+from docx.oxml.ns import qn
 
 from rag.loaders import load
 from rag.readers.table import table_lines
@@ -75,6 +76,29 @@ def test_docx_says_what_is_merged_over_several_rows_in_each_of_them(tmp_path: Pa
         "Country: Sweden | Class: A | Days: 25",
         "All | 27",
     ]
+
+
+@pytest.mark.parametrize(
+    ("style", "look", "text"),
+    [
+        ("Light List Accent 1", {"firstRow": "1"}, NAMED),
+        ("Light List Accent 1", {"val": "04A0"}, NAMED),
+        ("Light List Accent 1", {"firstRow": "0"}, PLAIN),
+        ("Light List Accent 1", {"val": "what?"}, PLAIN),
+        ("Table Grid", {"firstRow": "1"}, PLAIN),  # which has lines and no first row of its own
+    ],
+)
+def test_docx_has_a_header_row_where_the_style_sets_it_apart(
+    tmp_path: Path, style: str, look: dict[str, str], text: str
+) -> None:
+    document = with_table(PRICES)
+    table = document.tables[0]
+    table.style = style
+    properties = table._tbl.tblPr
+    for old in properties.findall(qn("w:tblLook")):
+        properties.remove(old)
+    properties.append(OxmlElement("w:tblLook", {qn(f"w:{name}"): value for name, value in look.items()}))
+    assert text_of(tmp_path / "file", document) == text
 
 
 def test_docx_in_bold_all_over_has_no_header(tmp_path: Path) -> None:
