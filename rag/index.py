@@ -141,7 +141,7 @@ class VectorIndex:
                 faiss.write_index(self._learnt, str(part))
                 head = {"version": self.version, "rows": self._learnt.ntotal, "learnt": part.stat().st_size}
                 with part.open("ab") as file:
-                    for ids, vectors in _rows(self._new, contextlib.nullcontext()) if self._new else ():
+                    for ids, vectors in _rows(self._new, contextlib.nullcontext()) if self._new is not None else ():
                         head["new"] = len(ids)
                         file.write(np.asarray(ids, "<i8").tobytes() + np.asarray(vectors, "<f4").tobytes())
             head["digest"] = _digest(part)
