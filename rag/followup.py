@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import aclosing
+from typing import Any
 
-from backends.errors import QuartetError
+from backends.errors import InvalidRequest, QuartetError
 from backends.types import ChatModel, Message, SamplingParams
 from rag.prompt import language
 from rag.types import ChatRequest
@@ -20,6 +21,8 @@ PATIENCE = 6.0  # seconds for the model to rewrite a question; without its help 
 _LONGEST = 400  # characters of a rewritten question; what is longer is no question
 _TURNS = 2  # that are shown to the model, and the beginning of their answers
 _ANSWER = 400  # characters
+
+_UNTHINKING: Mapping[str, Any] = {"chat_template_kwargs": {"enable_thinking": False}}  # no thoughts before it
 
 _LEANS = re.compile(
     r"^\W*(?:and|but|so|then|also|or|what about|how about|why|why not|where|when|who|how)\b\W*\w*\W*$"
@@ -47,14 +50,17 @@ async def standalone(request: ChatRequest, model: ChatModel) -> str:
     rewritten = ""
     try:
         async with asyncio.timeout(PATIENCE):
-            rewritten = await _rewritten(request, model)
+            try:
+                rewritten = await _rewritten(request, model, _UNTHINKING)
+            except InvalidRequest:  # a server elsewhere that has no such switch
+                rewritten = await _rewritten(request, model, {})
     except (QuartetError, TimeoutError):
         pass  # no model, a busy one or a slow one: the question is answered all the same
     return rewritten or f"{request.history[-1][0]} {request.prompt}"
 
 
-async def _rewritten(request: ChatRequest, model: ChatModel) -> str:
-    params = SamplingParams(max_new_tokens=96, do_sample=False)
+async def _rewritten(request: ChatRequest, model: ChatModel, extra: Mapping[str, Any]) -> str:
+    params = SamplingParams(max_new_tokens=96, do_sample=False, extra=extra)
     text = ""
     async with aclosing(model.stream([_order(request)], params)) as deltas:
         async for delta in deltas:

@@ -27,11 +27,13 @@ def _own_prompt(kind: str) -> ModuleType | None:
     return {"qwen1": qwen, "llama2": llama2}.get(kind)
 
 
-def prompt_ids(path_or_tokenizer: Any, messages: Messages) -> list[int]:
+def prompt_ids(path_or_tokenizer: Any, messages: Messages, think: bool | None = None) -> list[int]:
     """Ids for the model, the opening of the assistant's turn included; a path may be an original, unconverted folder.
 
-    Messages have "role" (system, user, assistant) and "content"; a system message works in every family. Raises
-    InvalidRequest for a conversation the model cannot take, and ModelUnusable for a folder that is no model.
+    Messages have "role" (system, user, assistant) and "content"; a system message works in every family. `think` is
+    for chat templates that leave it open whether the model thinks first, as Qwen3's (None: as the template will);
+    others pass over it. Raises InvalidRequest for a conversation the model cannot take, and ModelUnusable for a folder
+    that is no model.
     """
     split_system(messages)  # refuses what no family takes
     if isinstance(path_or_tokenizer, str | Path):
@@ -41,7 +43,7 @@ def prompt_ids(path_or_tokenizer: Any, messages: Messages) -> list[int]:
     note = _note(path_or_tokenizer)
     own = _own_prompt(note["kind"])
     if own is None:
-        return _by_template(path_or_tokenizer, messages)
+        return _by_template(path_or_tokenizer, messages, {} if think is None else {"enable_thinking": think})
     ids: list[int] = own.chat_ids(note["kind"], messages, _encoder(path_or_tokenizer, note))
     return ids
 
@@ -83,10 +85,10 @@ def _plain(tokenizer: Any) -> Any:
     return Tokenizer.from_str(json.dumps(state))
 
 
-def _by_template(tokenizer: Any, messages: Messages) -> list[int]:
+def _by_template(tokenizer: Any, messages: Messages, options: Mapping[str, bool]) -> list[int]:
     """The ids of the model's own chat template."""
     broken, mark = broken_up(tokenizer, messages)
-    return template_ids(tokenizer, _render(tokenizer, broken), mark)
+    return template_ids(tokenizer, _render(tokenizer, broken, options), mark)
 
 
 def has_own_prompt(tokenizer: Any) -> bool:
@@ -150,7 +152,7 @@ def template_ids(tokenizer: Any, rendered: str, mark: str) -> list[int]:
     return ids
 
 
-def _render(tokenizer: Any, messages: Messages) -> str:
+def _render(tokenizer: Any, messages: Messages, options: Mapping[str, bool]) -> str:
     from jinja2.exceptions import TemplateError
 
     chat = [{"role": message["role"], "content": message["content"]} for message in messages]
@@ -158,11 +160,12 @@ def _render(tokenizer: Any, messages: Messages) -> str:
         # A base model goes on from the texts, one under the other.
         return "\n".join(message["content"] for message in chat)
     try:
-        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+        return str(tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True, **options))
     except TemplateError as error:
         system, turns = split_system(chat)
         if system is None:
             raise InvalidRequest(f"The model's chat template does not take this conversation: {error}.") from error
         # A template without a system role gets its text in front of the first question.
         first = {"role": turns[0][0], "content": f"{system}\n\n{turns[0][1]}"}
-        return _render(tokenizer, [first, *({"role": role, "content": content} for role, content in turns[1:])])
+        others = ({"role": role, "content": content} for role, content in turns[1:])
+        return _render(tokenizer, [first, *others], options)

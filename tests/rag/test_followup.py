@@ -7,7 +7,7 @@ from collections.abc import AsyncGenerator, Sequence
 
 import pytest
 
-from backends.errors import NoModelLoaded
+from backends.errors import InvalidRequest, NoModelLoaded
 from backends.types import Delta, Message, SamplingParams
 from rag import followup
 from rag.followup import leans, standalone
@@ -17,7 +17,9 @@ HISTORY = (("What is the K-300?", "The K-300 is a kettle for the office."),)
 
 
 class Rewriter:
-    """Says `text`, `first` something else, waits, or has no model."""
+    """Says `text`, `first` something else, waits, or has no model; a `strict` one takes no switches."""
+
+    strict = False
 
     def __init__(
         self, text: str = "", error: Exception | None = None, silent: bool = False, first: Delta | None = None
@@ -32,6 +34,8 @@ class Rewriter:
         try:
             if self.error:
                 raise self.error
+            if self.strict and params.extra:
+                raise InvalidRequest("Unrecognized request argument: chat_template_kwargs.")
             if self.first:
                 yield self.first
             if self.silent:
@@ -101,6 +105,15 @@ async def test_a_model_that_is_busy_or_thinks_first_is_not_waited_for(first: Del
         searched = await standalone(ChatRequest("and how do I install it?", HISTORY), model)
     assert searched == "What is the K-300? and how do I install it?"
     assert model.closed
+
+
+@pytest.mark.parametrize("strict", [False, True])
+async def test_a_model_that_thinks_is_asked_not_to(strict: bool) -> None:
+    model = Rewriter("How do I install the K-300?")
+    model.strict = strict
+    assert await standalone(ChatRequest("and how do I install it?", HISTORY), model) == "How do I install the K-300?"
+    assert model.params
+    assert dict(model.params.extra) == ({} if strict else {"chat_template_kwargs": {"enable_thinking": False}})
 
 
 async def test_a_silent_model_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,13 +27,14 @@ _COMPLETION_TOKENS = 16
 @dataclass(frozen=True)
 class Asked:
     """`prompt` is a conversation, or a text to go on from. `most` new tokens at most (None: as many as the model's
-    defaults or its context allow)."""
+    defaults or its context allow). `think`: whether the model thinks first (None: as its template will)."""
 
     prompt: tuple[dict[str, str], ...] | str
     sampling: Sampling
     most: int | None
     stop: tuple[str, ...]
     stream: bool
+    think: bool | None = None
 
 
 def read_chat(body: object, defaults: Any) -> Asked:
@@ -75,8 +76,9 @@ def _asked(body: Mapping[str, Any], prompt: tuple[dict[str, str], ...] | str, de
         stop=_stop(body),
     )
     return Asked(
-        prompt, _decided(asked, defaults), asked.max_new_tokens or most, asked.stop, body.get("stream") is True
-    )
+        prompt, _decided(asked, defaults), asked.max_new_tokens or most, asked.stop, body.get("stream") is True,
+        _thinks(body),
+    )  # fmt: skip
 
 
 def _decided(asked: SamplingParams, defaults: Any) -> Sampling:
@@ -134,6 +136,17 @@ def _flag(body: Mapping[str, Any], name: str) -> bool | None:
     if value is not None and not isinstance(value, bool):
         raise InvalidRequest(f"{name} must be true or false; it was {value!r:.50}.")
     return value
+
+
+def _thinks(body: Mapping[str, Any]) -> bool | None:
+    """As vLLM takes it: chat_template_kwargs of {"enable_thinking": false}."""
+    options = body.get("chat_template_kwargs") or {}
+    if not isinstance(options, dict) or set(options) - {"enable_thinking"}:
+        raise InvalidRequest(
+            'The transformers engine knows one of chat_template_kwargs, {"enable_thinking": true or false}: leave out '
+            "the others, or use vLLM."
+        )
+    return _flag(options, "enable_thinking")
 
 
 def _stop(body: Mapping[str, Any]) -> tuple[str, ...]:

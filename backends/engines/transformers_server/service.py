@@ -119,7 +119,7 @@ class Service:
             encoded = await asyncio.to_thread(loaded.tokenizer, asked.prompt)
             prompt = list(encoded["input_ids"])
         else:
-            prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, asked.prompt)
+            prompt = await asyncio.to_thread(prompt_ids, loaded.tokenizer, asked.prompt, asked.think)
         if len(prompt) >= loaded.context_length:
             what, remedy = ("text", "") if isinstance(asked.prompt, str) else ("conversation", " or start a new one")
             raise InvalidRequest(

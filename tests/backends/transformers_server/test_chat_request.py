@@ -71,6 +71,8 @@ def test_do_sample_is_taken_as_said() -> None:
         ({"stop": [5]}, "stop"),
         ({"do_sample": "yes"}, "do_sample"),
         ({"min_p": 0.1}, "does not know min_p"),
+        ({"chat_template_kwargs": {"add_generation_prompt": False}}, "chat_template_kwargs"),
+        ({"chat_template_kwargs": {"enable_thinking": "no"}}, "enable_thinking"),
         ({"response_format": {"type": "json_object"}}, "does not know response_format"),
         ({"messages": []}, "messages"),
         ({"messages": "Hi"}, "messages"),
@@ -85,6 +87,11 @@ def test_nonsense_is_refused_by_name(fields: dict[str, Any], named: str) -> None
 
 def test_what_asks_for_nothing_is_no_nonsense() -> None:
     read(response_format={"type": "text"}, frequency_penalty=0, logprobs=False, tools=[])
+
+
+@pytest.mark.parametrize(("options", "think"), [(None, None), ({}, None), ({"enable_thinking": False}, False)])
+def test_whether_the_model_shall_think_first_is_said_as_to_vllm(options: Any, think: bool | None) -> None:
+    assert read(chat_template_kwargs=options).think is think
 
 
 def test_a_body_that_is_no_object_is_refused() -> None:
