@@ -106,8 +106,10 @@ def _messages(stream: IO[bytes], limits: Limits) -> Iterator[dict[str, Any] | No
     # A character is at most 4 bytes; a reader that was taken over gets no more of our memory than that.
     left = 4 * limits.characters + 10_000_000
     begun = bytearray()
+    waiting = select.poll()  # not select(), which knows no descriptor over 1,023
+    waiting.register(stream, select.POLLIN)
     while left > 0:
-        if not select.select([stream], [], [], _LOOK_EVERY)[0]:
+        if not waiting.poll(1000 * _LOOK_EVERY):
             yield None
             continue
         if not (some := stream.read(min(left, _CHUNK))):
