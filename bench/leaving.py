@@ -15,19 +15,14 @@ import time
 from pathlib import Path
 
 from backends.engines.vllm import vllm_python
-from backends.types import Message, SamplingParams
-from tests.backends.test_engine_contract import ENGINES, Served
+from tests.backends.test_engine_contract import ENGINES, Served, long_answers
 
-LIMIT, CLIENTS = 1.0, 3
+LIMIT = 1.0  # seconds
 
 
 async def leave(served: Served) -> float:
     """Seconds until the engine makes no answer any more."""
-    endless = SamplingParams(max_new_tokens=6000, temperature=2.0, top_k=0, top_p=1.0)
-    streams = [served.model.stream([Message("user", "Tell me something.")], endless) for _ in range(CLIENTS)]
-    await asyncio.gather(*(anext(stream) for stream in streams))
-    if not await served.running():
-        raise SystemExit("the engine says that it makes no answer while it does")
+    streams = await long_answers(served)
     left = time.monotonic()
     await asyncio.gather(*(stream.aclose() for stream in streams))
     while await served.running():
